@@ -1,0 +1,68 @@
+"""Every knob of ytrainer, declared once: type, bounds, default, unit, description."""
+
+from ytrainer_core.config.base import Section, default_of, dump_json, walk_fields
+from ytrainer_core.config.data import DataConfig
+from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
+from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
+from ytrainer_core.config.stages import (
+    ALL_SECTIONS,
+    STAGE_CONFIGS,
+    CptConfig,
+    EvaluateStageConfig,
+    FinetuneConfig,
+    OrderStageConfig,
+    PretrainConfig,
+    PromoteConfig,
+    RegisterConfig,
+    ScoreStageConfig,
+    SftConfig,
+    StageConfig,
+    ValidateConfig,
+    load_config,
+    narrow,
+)
+from ytrainer_core.config.training import (
+    ArchitectureConfig,
+    LoraConfig,
+    ModelConfig,
+    NlirgConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "ALL_SECTIONS",
+    "STAGE_CONFIGS",
+    "ArchitectureConfig",
+    "CptConfig",
+    "DataConfig",
+    "EvaluateConfig",
+    "EvaluateStageConfig",
+    "FinetuneConfig",
+    "GateConfig",
+    "LoraConfig",
+    "ModelConfig",
+    "NlirgConfig",
+    "ObjectiveConfig",
+    "OptimConfig",
+    "OrderConfig",
+    "OrderStageConfig",
+    "PretrainConfig",
+    "PromoteConfig",
+    "RegisterConfig",
+    "RegistryConfig",
+    "ScoreConfig",
+    "ScoreStageConfig",
+    "Section",
+    "SftConfig",
+    "StageConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "ValidateConfig",
+    "default_of",
+    "dump_json",
+    "load_config",
+    "narrow",
+    "walk_fields",
+]

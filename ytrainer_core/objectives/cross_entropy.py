@@ -1,0 +1,13 @@
+"""Plain cross-entropy: every target token counts the same."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ytrainer_core.config import ObjectiveConfig
+
+
+def weigh(nll: Tensor, config: ObjectiveConfig) -> Tensor:
+    """Weight 1 for every token."""
+    return torch.ones_like(nll)

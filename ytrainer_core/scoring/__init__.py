@@ -1,0 +1,1 @@
+"""Corpus quality from the model's own signals."""

@@ -1,0 +1,1 @@
+"""Training: load a model, attach the objective, step, save, resume."""
