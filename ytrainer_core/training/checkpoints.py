@@ -7,9 +7,13 @@ of the same work finds it, other work does not.
 
 from __future__ import annotations
 
+import fcntl
 import json
 import logging
 import re
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +22,19 @@ from ytrainer_core.files import home, sha256_file, sha256_folder, sha256_json, w
 logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "ytrainer-checkpoint.json"
-RUN_NAME = "run.json"
 _STEP = re.compile(r"checkpoint-(\d+)$")
 
 
-def training_key(config: dict[str, Any], data_sha256: str, base_sha256: str) -> str:
-    """Name of one piece of training work: same config, corpus and base, same key."""
-    parts = {name: value for name, value in config.items() if name not in _NOT_PART_OF_THE_WORK}
-    return sha256_json([parts, data_sha256, base_sha256])[:16]
+_NOT_PART_OF_THE_WORK = frozenset({"output_dir", "tracking"})
+"""Config keys that say where results go, not what they are."""
 
 
-_NOT_PART_OF_THE_WORK = ("output_dir", "tracking")
-"""Sections that change where results go, not what they are."""
+def training_key(
+    config: Mapping[str, Any], order: Sequence[int] | None, data_sha256: str, base_sha256: str
+) -> str:
+    """Name of one piece of training work: same config, order, corpus and base, same key."""
+    work = {name: value for name, value in config.items() if name not in _NOT_PART_OF_THE_WORK}
+    return sha256_json([work, order, data_sha256, base_sha256])[:16]
 
 
 def checkpoint_root(key: str) -> Path:
@@ -69,3 +74,30 @@ def _damage(checkpoint: Path) -> str | None:
         if sha256_file(file) != digest:
             return f"{name} is damaged (sha256 differs)"
     return None
+
+
+_LOCK_SECONDS = 15.0
+"""How long to wait for another process on the same work; a dying one is gone by then."""
+
+
+@contextmanager
+def exclusive(root: Path) -> Iterator[Path]:
+    """Hold one piece of work's checkpoint folder, so that two processes never train it at once.
+
+    Raises CheckpointError where another living process holds it.
+    """
+    root.mkdir(parents=True, exist_ok=True)
+    with root.with_suffix(".lock").open("w") as lock:
+        deadline = time.monotonic() + _LOCK_SECONDS
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError as error:
+                if time.monotonic() > deadline:
+                    raise CheckpointError(
+                        f"{root}: another process trains the same config on the same corpus. "
+                        "Wait for it, or change the seed to train beside it."
+                    ) from error
+                time.sleep(0.2)
+        yield root

@@ -1,0 +1,44 @@
+"""The cpt stage as a Kubeflow component."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+
+from components import IMAGE, default
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def cpt(
+    dataset: Input[Dataset],
+    order_file: Input[Artifact],
+    model: Output[Model],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+    model_name_or_path: str = default("model_name_or_path"),
+    max_length: int = default("max_length"),
+    objective: str = default("objective"),
+    learning_rate: float = default("learning_rate"),
+    num_train_epochs: float = default("num_train_epochs"),
+    lora_rank: int = default("lora_rank"),
+    seed: int = default("seed"),
+    config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
+):
+    """Continue pre-training on raw text: labels on every token."""
+    from ytrainer_core.stages import run_component
+
+    result = run_component(
+        "cpt",
+        config,
+        headline={
+            "model_name_or_path": model_name_or_path,
+            "max_length": max_length,
+            "objective": objective,
+            "learning_rate": learning_rate,
+            "num_train_epochs": num_train_epochs,
+            "lora_rank": lora_rank,
+            "seed": seed,
+        },
+        inputs={"dataset": dataset.path, "order": order_file.path},
+        outputs={"model": model.path, "report": report.path},
+    )
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,44 @@
+"""The evaluate stage as a Kubeflow component."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
+
+from components import IMAGE, default
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def evaluate(
+    model: Input[Model],
+    dataset: Input[Dataset],
+    evaluation: Output[Artifact],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+    model_name_or_path: str = default("model_name_or_path"),
+    max_length: int = default("max_length"),
+    max_general_loss_rise: float = default("max_general_loss_rise"),
+    seed: int = default("seed"),
+    config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
+) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
+    """Measure base and tuned model on the same rows; the gate returns its verdict."""
+    from typing import NamedTuple
+
+    from ytrainer_core.stages import run_component
+
+    result = run_component(
+        "evaluate",
+        config,
+        headline={
+            "model_name_or_path": model_name_or_path,
+            "max_length": max_length,
+            "max_general_loss_rise": max_general_loss_rise,
+            "seed": seed,
+        },
+        inputs={"model": model.path, "dataset": dataset.path},
+        outputs={"evaluation": evaluation.path, "report": report.path},
+    )
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)
+    outputs = NamedTuple("Outputs", [("passed", bool)])
+    return outputs(passed=result.values["passed"])

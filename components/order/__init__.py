@@ -1,0 +1,5 @@
+"""The order component."""
+
+from components.order.component import order
+
+__all__ = ["order"]

@@ -1,0 +1,35 @@
+"""The register stage as a Kubeflow component."""
+
+from typing import NamedTuple
+
+from kfp import dsl
+from kfp.dsl import Artifact, Input, Metrics, Model, Output
+
+from components import IMAGE, default
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def register(
+    model: Input[Model],
+    evaluation: Input[Artifact],
+    metrics: Output[Metrics],
+    registered_model_name: str = default("registered_model_name"),
+    config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
+) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
+    """Register the trained model and prove that it reloads unchanged."""
+    from typing import NamedTuple
+
+    from ytrainer_core.stages import run_component
+
+    result = run_component(
+        "register",
+        config,
+        headline={
+            "registered_model_name": registered_model_name,
+        },
+        inputs={"model": model.path, "evaluation": evaluation.path},
+    )
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)
+    outputs = NamedTuple("Outputs", [("version", str)])
+    return outputs(version=result.values["version"])

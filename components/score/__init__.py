@@ -1,0 +1,5 @@
+"""The score component."""
+
+from components.score.component import score
+
+__all__ = ["score"]

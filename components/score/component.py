@@ -1,0 +1,36 @@
+"""The score stage as a Kubeflow component."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
+
+from components import IMAGE, default
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def score(
+    dataset: Input[Dataset],
+    scored: Output[Dataset],
+    scores: Output[Artifact],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+    model_name_or_path: str = default("model_name_or_path"),
+    max_length: int = default("max_length"),
+    seed: int = default("seed"),
+    config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
+):
+    """Rate every row by the base model's own loss and entropy."""
+    from ytrainer_core.stages import run_component
+
+    result = run_component(
+        "score",
+        config,
+        headline={
+            "model_name_or_path": model_name_or_path,
+            "max_length": max_length,
+            "seed": seed,
+        },
+        inputs={"dataset": dataset.path},
+        outputs={"dataset": scored.path, "scores": scores.path, "report": report.path},
+    )
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)

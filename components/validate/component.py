@@ -1,0 +1,41 @@
+"""The validate stage as a Kubeflow component."""
+
+from kfp import dsl
+from kfp.dsl import HTML, Dataset, Metrics, Output
+
+from components import IMAGE, default
+
+
+@dsl.component(base_image=IMAGE, install_kfp_package=False)
+def validate(
+    dataset: Output[Dataset],
+    report: Output[HTML],
+    metrics: Output[Metrics],
+    model_name_or_path: str = default("model_name_or_path"),
+    data_train: str = default("data_train"),
+    data_validation: str = default("data_validation"),
+    data_general: str = default("data_general"),
+    max_rows: int = default("max_rows"),
+    max_length: int = default("max_length"),
+    seed: int = default("seed"),
+    config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
+):
+    """Check every row of the corpus; keep or quarantine it with its reason."""
+    from ytrainer_core.stages import run_component
+
+    result = run_component(
+        "validate",
+        config,
+        headline={
+            "model_name_or_path": model_name_or_path,
+            "data_train": data_train,
+            "data_validation": data_validation,
+            "data_general": data_general,
+            "max_rows": max_rows,
+            "max_length": max_length,
+            "seed": seed,
+        },
+        outputs={"dataset": dataset.path, "report": report.path},
+    )
+    for name, value in result.metrics.items():
+        metrics.log_metric(name, value)

@@ -1,0 +1,1 @@
+"""Ordering the corpus from easy to hard."""

@@ -1,0 +1,490 @@
+"""Rows become token ids and labels, and only what the model shall learn to say carries a label.
+
+In a conversation that is every assistant turn with the token that ends it, and nothing else: no
+header, no user, system or tool text, not the newline that a template prints after the end token.
+Where the template marks answers with {% generation %} the mark is used; elsewhere answers are found
+by printing the conversation up to each of them. Both give the same labels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ytrainer_core import files
+from ytrainer_core.config.data import DataConfig
+from ytrainer_core.errors import DataError
+
+if TYPE_CHECKING:
+    import datasets
+    from transformers import PreTrainedTokenizerBase
+
+IGNORED = -100
+"""The label of a token that is not trained (PyTorch's and Hugging Face's convention)."""
+
+# Rows tokenized together: enough that a fast tokenizer uses all cores, small enough for memory.
+BATCH_ROWS = 256
+# Part of every cache key; raise it when the same input gives other labels than before.
+_CACHE_VERSION = 1
+# Origins named in one message.
+_NAMED_ORIGINS = 5
+
+_GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_THINK = "<think>"
+_END_THINK = "</think>"
+
+Messages = Sequence[Mapping[str, str]]
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """One row as the model sees it. input_ids and labels: [tokens], the same length.
+
+    labels[i] is input_ids[i] where the token is trained and IGNORED elsewhere; the model shifts
+    them. labels[0] is always IGNORED, since nothing predicts the first token.
+    """
+
+    input_ids: list[int]
+    labels: list[int]
+
+    @property
+    def trained_tokens(self) -> int:
+        """Number of tokens that carry a label."""
+        return len(self.labels) - self.labels.count(IGNORED)
+
+
+def tokenize_row(
+    messages: Messages,
+    text: str,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_on: str,
+    system_prompt: str,
+    add_eos: bool = True,
+) -> Tokenized:
+    """Tokenize one conversation (messages) or one raw document (text, where messages is empty).
+
+    train_on: "all_turns" or "last_turn" (assistant turns). system_prompt: put before conversations
+    that have no system turn; "" adds none. add_eos: end raw text, and answers that the template
+    leaves open, with the tokenizer's end-of-sequence token.
+    Raises DataError where the tokenizer has no chat template, or its template cannot print the
+    conversation or rewrites earlier turns.
+    """
+    rows = [(messages, text)]
+    return tokenize_rows(
+        rows, tokenizer, train_on=train_on, system_prompt=system_prompt, add_eos=add_eos
+    )[0]
+
+
+def tokenize_rows(
+    rows: Sequence[tuple[Messages, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    train_on: str,
+    system_prompt: str,
+    add_eos: bool = True,
+) -> list[Tokenized]:
+    """`tokenize_row` of many rows in one call, which is many times faster."""
+    chats = [_with_system(messages, system_prompt) for messages, _ in rows if messages]
+    texts = [text for messages, text in rows if not messages]
+    talked = iter(_tokenize_chats(chats, tokenizer, train_on, add_eos) if chats else ())
+    written = iter(_tokenize_texts(texts, tokenizer, add_eos) if texts else ())
+    return [next(talked) if messages else next(written) for messages, _ in rows]
+
+
+def truncate(tokenized: Tokenized, max_length: int) -> Tokenized:
+    """The first `max_length` tokens of a row."""
+    return Tokenized(tokenized.input_ids[:max_length], tokenized.labels[:max_length])
+
+
+def mask_segments(
+    tokenized: Tokenized, tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[str, bool]]:
+    """The row decoded in order as (text, trained?) pieces, for people to read."""
+    flags = [label != IGNORED for label in tokenized.labels]
+    return [
+        (_decode(tokenizer, tokenized.input_ids[begin:end]), flags[begin])
+        for begin, end in _runs(flags, both=True)
+    ]
+
+
+def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
+    return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
+
+def _with_system(messages: Messages, system_prompt: str) -> list[dict[str, str]]:
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+    if system_prompt and turns[0]["role"] != "system":
+        turns.insert(0, {"role": "system", "content": system_prompt})
+    return turns
+
+
+# --- raw text ------------------------------------------------------------------------------------
+
+
+def _tokenize_texts(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, add_eos: bool
+) -> list[Tokenized]:
+    """Every token but the first is trained, the end-of-sequence token too."""
+    eos = tokenizer.eos_token_id
+    if add_eos and eos is None:
+        raise DataError(
+            f"{_called(tokenizer)}: the tokenizer has no end-of-sequence token, so a document "
+            "would never end. Set tokenizer.eos_token."
+        )
+    rows: list[Tokenized] = []
+    for ids in tokenizer(list(texts), return_attention_mask=False)["input_ids"]:
+        if add_eos and (not ids or ids[-1] != eos):
+            ids = [*ids, eos]
+        rows.append(Tokenized(ids, [IGNORED, *ids[1:]] if ids else []))
+    return rows
+
+
+# --- conversations -------------------------------------------------------------------------------
+
+
+def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
+    """The tokenizer's chat template. Raises DataError where it has none, or cannot be used."""
+    if not getattr(tokenizer, "chat_template", None):
+        raise DataError(
+            f"{_called(tokenizer)}: the tokenizer has no chat template, so conversations cannot be "
+            "printed for it. Name an instruct model in model.name_or_path, or add "
+            "tokenizer.chat_template to its tokenizer files; raw text (data.format=text) needs none."
+        )
+    if not getattr(tokenizer, "is_fast", False):
+        raise DataError(
+            f"{_called(tokenizer)}: the tokenizer is written in Python and cannot tell which "
+            "characters a token covers. Use a model that has a tokenizer.json."
+        )
+    return str(tokenizer.get_chat_template())
+
+
+def _called(tokenizer: PreTrainedTokenizerBase) -> str:
+    return getattr(tokenizer, "name_or_path", "") or type(tokenizer).__name__
+
+
+def _tokenize_chats(
+    chats: Sequence[list[dict[str, str]]],
+    tokenizer: PreTrainedTokenizerBase,
+    train_on: str,
+    add_eos: bool,
+) -> list[Tokenized]:
+    marked = _GENERATION_TAG.search(require_chat_template(tokenizer)) is not None
+    masks = _masks_by_mark if marked else _masks_by_prefix
+    closing = _special_ids(tokenizer)
+    rows: list[Tokenized] = []
+    for ids, mask in masks(chats, tokenizer, train_on):
+        runs = [_close(run, ids, closing, tokenizer) for run in _runs(mask)]
+        if train_on == "last_turn":
+            runs = runs[-1:]
+        rows.append(_labelled(ids, runs, closing, tokenizer.eos_token_id if add_eos else None))
+    return rows
+
+
+def _labelled(
+    ids: list[int], runs: Sequence[Span], closing: frozenset[int], eos: int | None
+) -> Tokenized:
+    """Labels on the runs; an answer that ends the row without an end token gets `eos`."""
+    labels = [IGNORED] * len(ids)
+    for begin, end in runs:
+        labels[begin:end] = ids[begin:end]
+    open_end = bool(runs) and runs[-1][1] == len(ids) and ids[-1] not in closing
+    if open_end and eos is not None:
+        ids, labels = [*ids, eos], [*labels, eos]
+    if labels:
+        labels[0] = IGNORED
+    return Tokenized(ids, labels)
+
+
+def _close(
+    run: Span, ids: Sequence[int], closing: frozenset[int], tokenizer: PreTrainedTokenizerBase
+) -> Span:
+    """End an answer with its end-of-turn token: take in one that follows, cut blanks after one."""
+    begin, end = run
+    last = next((i for i in range(end - 1, begin - 1, -1) if ids[i] in closing), None)
+    if last is not None and not _decode(tokenizer, ids[last + 1 : end]).strip():
+        return begin, last + 1
+    if end < len(ids) and ids[end] in closing:
+        return begin, end + 1
+    return run
+
+
+def _special_ids(tokenizer: PreTrainedTokenizerBase) -> frozenset[int]:
+    """Ids of the control tokens, among them every end-of-turn token."""
+    added = tokenizer.added_tokens_decoder
+    return frozenset(tokenizer.all_special_ids) | {i for i, token in added.items() if token.special}
+
+
+def _runs(flags: Sequence[object], *, both: bool = False) -> Iterator[Span]:
+    """[begin, end) of each run of true flags; of the false ones too where `both`."""
+    begin = 0
+    for end in range(1, len(flags) + 1):
+        if end == len(flags) or bool(flags[end]) != bool(flags[begin]):
+            if both or flags[begin]:
+                yield begin, end
+            begin = end
+
+
+def _masks_by_mark(
+    chats: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, train_on: str
+) -> Iterator[tuple[list[int], Sequence[object]]]:
+    """(ids, assistant mask) of each chat by the template's own {% generation %} marks."""
+    printed = _asking_template(
+        lambda: tokenizer.apply_chat_template(
+            list(chats), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+        )
+    )
+    yield from zip(printed["input_ids"], printed["assistant_masks"], strict=True)
+
+
+def _masks_by_prefix(
+    chats: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, train_on: str
+) -> Iterator[tuple[list[int], Sequence[object]]]:
+    """(ids, assistant mask) of each chat by comparing its printed beginnings."""
+    printed: list[str] = []
+    answers: list[list[Span]] = []
+    for chat in chats:
+        full, spans = _answer_spans(chat, tokenizer, train_on)
+        printed.append(full)
+        answers.append(spans)
+    tokens = tokenizer(
+        printed,
+        add_special_tokens=False,
+        return_offsets_mapping=True,
+        return_attention_mask=False,
+    )
+    for ids, offsets, spans in zip(
+        tokens["input_ids"], tokens["offset_mapping"], answers, strict=True
+    ):
+        yield ids, _inside(offsets, spans)
+
+
+def _inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
+    """Which tokens begin inside a span of characters. Offsets and spans both ascend."""
+    flags: list[bool] = []
+    ahead = iter((*spans, None))
+    span = next(ahead)
+    for begin, _ in offsets:
+        while span is not None and begin >= span[1]:
+            span = next(ahead)
+        flags.append(span is not None and begin >= span[0])
+    return flags
+
+
+def _answer_spans(
+    chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, train_on: str
+) -> tuple[str, list[Span]]:
+    """The printed chat and [begin, end) of each answer in it, in characters.
+
+    What a template prints after the end-of-turn token is still inside; `_close` takes it off.
+    """
+    full = _print(chat, tokenizer)
+    answers = [i for i, turn in enumerate(chat) if turn["role"] == "assistant"]
+    if train_on == "last_turn":
+        answers = answers[-1:]
+    spans: list[Span] = []
+    for i in answers:
+        begin = _answer_begin(chat, i, full, tokenizer)
+        spans.append((begin, _answer_end(chat, i, full, begin, tokenizer)))
+    return full, spans
+
+
+def _answer_begin(
+    chat: list[dict[str, str]], i: int, full: str, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    if i == 0:
+        raise DataError(
+            "the conversation begins with an assistant turn. Put a user turn before it."
+        )
+    head = _print(chat[:i], tokenizer, add_generation_prompt=True)
+    if full.startswith(head):
+        return len(head)
+    # A reasoning template opens <think> for a new answer, but prints earlier answers without.
+    header, think, _ = head.rpartition(_THINK)
+    if think and full.startswith(header):
+        return len(header)
+    raise _rewritten(i)
+
+
+def _answer_end(
+    chat: list[dict[str, str]], i: int, full: str, begin: int, tokenizer: PreTrainedTokenizerBase
+) -> int:
+    alone = full if i + 1 == len(chat) else _print(chat[: i + 1], tokenizer)
+    if full.startswith(alone):
+        return len(alone)
+    # Qwen3 prints an empty <think> block before the last answer only: find the answer itself.
+    answer = chat[i]["content"].rpartition(_END_THINK)[2].strip()
+    at = alone.rfind(answer)
+    ending = alone[at:]
+    if answer and at >= 0 and full.startswith(ending, begin):
+        return begin + len(ending)
+    raise _rewritten(i)
+
+
+def _rewritten(i: int) -> DataError:
+    return DataError(
+        f"turn {i + 1}: the chat template prints this answer differently once more turns follow, "
+        "so its tokens cannot be found. Set data.train_on=last_turn, or put {% generation %} "
+        "marks around the answers in the tokenizer's chat template."
+    )
+
+
+def _print(
+    chat: list[dict[str, str]],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    add_generation_prompt: bool = False,
+) -> str:
+    return str(
+        _asking_template(
+            lambda: tokenizer.apply_chat_template(
+                chat, tokenize=False, add_generation_prompt=add_generation_prompt
+            )
+        )
+    )
+
+
+def _asking_template(call: Callable[[], Any]) -> Any:
+    """Run a template; what it refuses becomes a DataError."""
+    from jinja2 import TemplateError
+
+    try:
+        return call()
+    except (TemplateError, TypeError, KeyError) as error:
+        raise DataError(
+            f"the chat template refuses the conversation ({error}). Change its roles or their "
+            "order to what the model was made for."
+        ) from error
+
+
+# --- a whole split -------------------------------------------------------------------------------
+
+
+def tokenize_dataset(
+    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> datasets.Dataset:
+    """Tokenize every row of a split: origin, input_ids, labels, in the same order.
+
+    The result is a memory-mapped file below home(), named after everything it depends on, so a
+    second call with the same rows, tokenizer and config opens it again. Rows over
+    `config.max_length` are cut where `on_too_long` is truncate; raw documents are always cut.
+    Raises DataError for longer conversations otherwise, and for rows the template cannot print.
+    """
+    import datasets as hf
+
+    path = _cache_path(dataset, tokenizer, config)
+    if not path.exists():
+        _write_tokens(dataset, tokenizer, config, path)
+    return hf.Dataset.from_file(str(path))
+
+
+def _write_tokens(
+    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig, path: Path
+) -> None:
+    import pyarrow as pa
+
+    schema = pa.schema(
+        {
+            "origin": pa.string(),
+            "input_ids": pa.list_(pa.int32()),
+            "labels": pa.list_(pa.int32()),
+        }
+    )
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as stream:
+            for batch in dataset.iter(BATCH_ROWS):
+                rows = _tokenize_batch(batch, tokenizer, config)
+                columns = [batch["origin"], [r.input_ids for r in rows], [r.labels for r in rows]]
+                stream.write_batch(pa.record_batch(columns, schema=schema))
+        Path(scratch).chmod(0o644)
+        os.replace(scratch, path)
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def _tokenize_batch(
+    batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> list[Tokenized]:
+    pairs = list(zip(batch["messages"], batch["text"], strict=True))
+    knobs = {"train_on": config.train_on, "system_prompt": config.system_prompt}
+    try:
+        rows = tokenize_rows(pairs, tokenizer, **knobs)
+    except DataError:
+        rows = [
+            _located(origin, pair, tokenizer, knobs)
+            for origin, pair in zip(batch["origin"], pairs, strict=True)
+        ]
+    if config.on_too_long == "drop":
+        _refuse_long(batch, rows, config)
+    return [truncate(row, config.max_length) for row in rows]
+
+
+def _located(
+    origin: str,
+    pair: tuple[Messages, str],
+    tokenizer: PreTrainedTokenizerBase,
+    knobs: dict[str, str],
+) -> Tokenized:
+    try:
+        return tokenize_rows([pair], tokenizer, **knobs)[0]
+    except DataError as error:
+        raise DataError(f"{origin}: {error}") from error
+
+
+def _refuse_long(
+    batch: Mapping[str, Sequence[Any]], rows: Sequence[Tokenized], config: DataConfig
+) -> None:
+    long = [
+        origin
+        for origin, messages, row in zip(batch["origin"], batch["messages"], rows, strict=True)
+        if messages and len(row.input_ids) > config.max_length
+    ]
+    if long:
+        raise DataError(
+            f"{', '.join(long[:_NAMED_ORIGINS])}: longer than data.max_length={config.max_length} "
+            "tokens. Validate the corpus with this model's tokenizer, so that such rows are "
+            "quarantined, or set data.on_too_long=truncate, or raise data.max_length."
+        )
+
+
+def _cache_path(
+    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> Path:
+    key = files.sha256_json(
+        {
+            "version": _CACHE_VERSION,
+            "rows": _rows_digest(dataset),
+            "tokenizer": _tokenizer_digest(tokenizer),
+            "max_length": config.max_length,
+            "on_too_long": config.on_too_long,
+            "train_on": config.train_on,
+            "system_prompt": config.system_prompt,
+        }
+    )
+    return files.home() / "cache" / "tokens" / f"{key}.arrow"
+
+
+def _rows_digest(dataset: datasets.Dataset) -> str:
+    digest = hashlib.sha256()
+    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        for batch in table.to_batches():
+            digest.update(batch.serialize())
+    return digest.hexdigest()
+
+
+def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
+    names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    return files.sha256_json([vocabulary, names, tokenizer.chat_template])

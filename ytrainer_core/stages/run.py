@@ -1,0 +1,203 @@
+"""One way to run any stage: from the command line, in a Kubeflow step, in a test.
+
+Stage modules are imported when they run: a laptop's `ytrainer validate` does not
+pay for what training needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import resource
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
+from ytrainer_core.config.headline import join_headline
+from ytrainer_core.errors import ConfigError, YTrainerError
+from ytrainer_core.files import home, sha256_json, write_json, write_text
+from ytrainer_core.stages.base import Stage, StageContext, StageResult
+
+ERROR_FILE_VARIABLE = "YTRAINER_ERROR_FILE"
+"""Environment variable: where a step of a local pipeline writes why it failed."""
+
+SUMMARY_FOLDER_VARIABLE = "YTRAINER_SUMMARY_FOLDER"
+"""Environment variable: where a step of a local pipeline writes its metrics and summary."""
+
+PIPELINE_PID_VARIABLE = "YTRAINER_PIPELINE_PID"
+"""Environment variable: process of the local pipeline; its steps do not outlive it."""
+
+_WATCH_SECONDS = 0.5
+
+_MODULES = {
+    "validate": "validate:STAGE",
+    "score": "score:STAGE",
+    "order": "order:STAGE",
+    "pretrain": "pretrain:STAGE",
+    "cpt": "train:CPT",
+    "sft": "train:SFT",
+    "evaluate": "evaluate:STAGE",
+    "register": "register:REGISTER",
+    "promote": "register:PROMOTE",
+}
+
+
+class _Stages(Mapping[str, Stage]):
+    """Stages by name, each imported when it is first asked for."""
+
+    def __getitem__(self, name: str) -> Stage:
+        module, attribute = _MODULES[name].split(":")
+        loaded = importlib.import_module(f"ytrainer_core.stages.{module}")
+        stage: Stage = getattr(loaded, attribute)
+        return stage
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(_MODULES)
+
+    def __len__(self) -> int:
+        return len(_MODULES)
+
+
+STAGES: Mapping[str, Stage] = _Stages()
+
+
+def run_stage(
+    name: str,
+    config: StageConfig,
+    *,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, Path],
+    resume_run_id: str = "",
+) -> StageResult:
+    """Run one stage under tracking.
+
+    inputs: name -> path or URI of what earlier stages made. outputs: name -> path for
+    every declared output. Raises YTrainerError with what, where and the remedy.
+    """
+    quiet_libraries()
+    from ytrainer_core.demo.resources import resolve
+    from ytrainer_core.tracking import open_run
+
+    stage = STAGES[name]
+    config = resolve(config)
+    given = {key: value for key, value in (inputs or {}).items() if value}
+    _check_names(stage, given)
+    key = sha256_json([name, config.model_dump(mode="json", exclude={"output_dir"}), given])[:16]
+    started = time.monotonic()
+    with open_run(name, config, key=key, resume_run_id=resume_run_id) as run:
+        result = stage.function(config, StageContext(given, outputs, run))
+        seconds = time.monotonic() - started
+        metrics = {**result.metrics, "stage_seconds": seconds, "peak_rss_mib": peak_rss_mib()}
+        run.log(metrics, 0)
+        for kind_name, kind in stage.outputs.items():
+            if kind == "html":
+                run.artifact(outputs[kind_name], "reports")
+    return StageResult(metrics, result.values, result.summary)
+
+
+def run_component(
+    name: str,
+    config: Mapping[str, Any] | str,
+    *,
+    headline: Mapping[str, Any] | None = None,
+    inputs: Mapping[str, str] | None = None,
+    outputs: Mapping[str, str] | None = None,
+) -> StageResult:
+    """Body of a Kubeflow component: join the parameters, run the stage, end with its exit code.
+
+    A failure leaves one paragraph in the step's log and exits as the command line would.
+    """
+    watch_pipeline()
+    try:
+        tree = json.loads(config) if isinstance(config, str) else dict(config)
+        model = STAGE_CONFIGS[name]
+        stage_config = narrow(model, join_headline(model, tree, headline or {}))
+        paths = {key: Path(path) for key, path in (outputs or {}).items()}
+        result = run_stage(name, stage_config, inputs=inputs, outputs=paths)
+    except YTrainerError as error:
+        write_error(error)
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        raise SystemExit(error.exit_code) from None
+    folder = os.environ.get(SUMMARY_FOLDER_VARIABLE)
+    if folder:
+        write_result(Path(folder) / f"{name}.json", result, outputs or {}, stage_config)
+    return result
+
+
+def write_error(error: YTrainerError) -> None:
+    """Leave the error for the pipeline's process, which raises it again."""
+    path = os.environ.get(ERROR_FILE_VARIABLE)
+    if path:
+        write_json(Path(path), {"kind": type(error).__name__, "faults": list(error.faults)})
+
+
+def write_result(
+    path: Path, result: StageResult, outputs: Mapping[str, str | Path], config: StageConfig
+) -> None:
+    """Store what a stage told, and its resolved config beside it."""
+    write_json(
+        path,
+        {
+            "metrics": result.metrics,
+            "values": result.values,
+            "summary": result.summary,
+            "outputs": {key: str(value) for key, value in outputs.items()},
+        },
+    )
+    write_text(path.with_name(f"{path.stem}.config.json"), dump_json(config))
+
+
+def watch_pipeline() -> None:
+    """End this process soon after the local pipeline that started it is gone.
+
+    Without it, a pipeline killed by SIGKILL would leave its training running.
+    """
+    pid = int(os.environ.get(PIPELINE_PID_VARIABLE, "0"))
+    if not pid:
+        return
+
+    def watch() -> None:
+        while True:
+            try:
+                os.kill(pid, 0)
+            except ProcessLookupError:
+                os._exit(YTrainerError.exit_code)
+            time.sleep(_WATCH_SECONDS)
+
+    threading.Thread(target=watch, daemon=True, name="watch-pipeline").start()
+
+
+def peak_rss_mib() -> float:
+    """Peak resident memory of this process so far, in MiB (Linux reports KiB)."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def quiet_libraries() -> None:
+    """Keep progress bars and notices of libraries out of our output; errors still show."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("HF_DATASETS_CACHE", str(home() / "cache" / "datasets"))
+    from datasets.utils.logging import disable_progress_bar, set_verbosity_error
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    set_verbosity_error()
+    disable_progress_bar()
+
+
+def _check_names(stage: Stage, inputs: Mapping[str, str]) -> None:
+    unknown = sorted(set(inputs) - set(stage.inputs))
+    if unknown:
+        takes = ", ".join(stage.inputs) or "none"
+        raise ConfigError(
+            f"{stage.name} has no input {', '.join(map(repr, unknown))}; it takes: {takes}."
+        )
+    for name in inputs:
+        if name != "version" and not Path(inputs[name]).exists():
+            raise ConfigError(f"input {name}: {inputs[name]} does not exist.")
