@@ -4,7 +4,6 @@ from typing import NamedTuple
 
 from kfp import dsl
 
-from components import default
 from components.evaluate import evaluate
 from components.order import order
 from components.promote import promote
@@ -12,7 +11,7 @@ from components.register import register
 from components.score import score
 from components.sft import sft
 from components.validate import validate
-from pipelines.headline import described
+from pipelines.headline import default, described
 
 
 @dsl.pipeline(name="finetune")

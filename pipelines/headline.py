@@ -1,14 +1,19 @@
-"""Descriptions of a pipeline's parameters, taken from the config fields they stand for."""
+"""Defaults and descriptions of a pipeline's parameters, from the config fields they stand for."""
 
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from ytrainer_core.config import FinetuneConfig
-from ytrainer_core.config.headline import HEADLINE, headline_description
+from ytrainer_core.config.headline import HEADLINE, headline_default, headline_description
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _CONFIG = "Every other knob, as a mapping of sections: {optim: {warmup_ratio: 0.1}}."
+
+
+def default(parameter: str) -> Any:
+    """Default of a headline parameter."""
+    return headline_default(FinetuneConfig, parameter)
 
 
 def described(pipeline: F) -> F:

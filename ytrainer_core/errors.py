@@ -41,6 +41,12 @@ class CheckpointError(YTrainerError):
     """A checkpoint or model folder is damaged, incomplete, or of another run."""
 
 
+class DiskFull(YTrainerError):
+    """No space is left where something had to be written."""
+
+    exit_code = 2
+
+
 class RegistryError(YTrainerError):
     """The model registry refused, or a registered model is not the trained one."""
 
@@ -57,6 +63,7 @@ ERRORS: dict[str, type[YTrainerError]] = {
         DataError,
         GateRejected,
         CheckpointError,
+        DiskFull,
         RegistryError,
         StageFailed,
     )

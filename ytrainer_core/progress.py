@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from types import TracebackType
 from typing import Self
 
-_SECONDS_BETWEEN_LINES = 60.0
+PROGRESS_SECONDS_VARIABLE = "YTRAINER_PROGRESS_SECONDS"
+"""Environment variable: seconds between two lines where there is no terminal; 60 if unset."""
 
 
 class Progress:
@@ -19,6 +21,7 @@ class Progress:
     def __init__(self, title: str, total: int) -> None:
         self._title, self._total, self._done = title, total, 0
         self._last_line = time.monotonic()
+        self._pause = float(os.environ.get(PROGRESS_SECONDS_VARIABLE) or 60)
         self._bar = None
         if sys.stderr.isatty():
             from rich.console import Console
@@ -62,6 +65,7 @@ class Progress:
             self._bar.update(self._task, completed=self._done, note=note)
             return
         now = time.monotonic()
-        if now - self._last_line >= _SECONDS_BETWEEN_LINES:
+        if now - self._last_line >= self._pause:
             self._last_line = now
-            print(f"{self._title}: {self._done}/{self._total} {note}".rstrip(), file=sys.stderr)
+            line = f"{self._title}: {self._done}/{self._total} {note}".rstrip()
+            print(line, file=sys.stderr, flush=True)

@@ -39,6 +39,7 @@ from ytrainer_core.tracking import (
     Run,
     connect,
     experiment_id,
+    first_line,
     git_sha,
     registry_uri,
     tracking_uri,
@@ -49,6 +50,9 @@ from ytrainer_core.verify import (
     BASE_TAG,
     FILES_TAG,
     FORM_TAG,
+    MERGED_TOLERANCE,
+    OTHER_DEVICE_TOLERANCE,
+    TRUST_FLAG,
     Verification,
     check_files,
     checked_base,
@@ -135,7 +139,7 @@ def register_model(
         _registry_errors(f"'{name}' could not be registered"),
         tempfile.TemporaryDirectory(dir=home(), prefix=".register.") as scratch,
     ):
-        trained, form = _in_form(folder, card, config, Path(scratch))
+        trained, form, merge_delta = _in_form(folder, card, config, Path(scratch))
         logged = _new_logged_model(client, config, run, card, form)
         try:
             staged = _stage(trained, logged, Path(scratch) / "staged", config.model)
@@ -146,7 +150,7 @@ def register_model(
             client.finalize_logged_model(logged.model_id, "FAILED")
             raise
         facts = _facts(card, form, files, logged.model_id, run)
-        number = _new_version(client, name, logged, run, {**facts, **tags}, config.tracking)
+        number = _new_version(client, name, logged, run, {**tags, **facts}, config.tracking)
         _log_metrics(client, logged.model_id, run, tags)
     uri = f"models:/{name}/{number}"
     try:
@@ -156,14 +160,19 @@ def register_model(
         client.set_model_version_tag(name, str(number), f"{PROOF_TAG}_failure", str(error)[:5000])
         raise
     with _registry_errors(f"{uri} was proved, but could not be made @{CHALLENGER}"):
-        client.set_model_version_tag(name, str(number), MAX_DELTA_TAG, repr(proof.max_delta))
+        max_delta = max(proof.max_delta, merge_delta)
+        client.set_model_version_tag(name, str(number), MAX_DELTA_TAG, repr(max_delta))
         client.set_model_version_tag(name, str(number), PROOF_TAG, "passed")
         client.set_registered_model_alias(name, CHALLENGER, str(number))
-    return Version(name, number, uri, proof.max_delta)
+    return Version(name, number, uri, max_delta)
 
 
 def verify(
-    uri: str, *, tracking: TrackingConfig | None = None, base_path: str = ""
+    uri: str,
+    *,
+    tracking: TrackingConfig | None = None,
+    base_path: str = "",
+    trust_remote_code: bool = False,
 ) -> Verification:
     """Prove that what lies in the registry is the model that was trained.
 
@@ -174,8 +183,8 @@ def verify(
     with _downloaded(uri, tracking) as (version, folder):
         check_files(uri, version.tags, folder)
         base = checked_base(uri, version.tags, base_path)
-        model, _ = _load(folder, base)
-        delta, tolerance = compare_probe(model, folder, version.tags.get(FORM_TAG, ""))
+        model, _ = _load(folder, base, trust_remote_code)
+        delta, tolerance = compare_probe(model, folder)
         if not delta <= tolerance:  # NaN is a difference too
             raise RegistryError(
                 f"{uri}: is not the model that was trained: on the probe batch its logits differ "
@@ -187,12 +196,16 @@ def verify(
 
 
 def load_registered(
-    uri: str, *, tracking: TrackingConfig | None = None, base_path: str = ""
+    uri: str,
+    *,
+    tracking: TrackingConfig | None = None,
+    base_path: str = "",
+    trust_remote_code: bool = False,
 ) -> tuple[Any, Any]:
     """(model, tokenizer) of a registered version in eval mode, its files and base checked."""
     with _downloaded(uri, tracking) as (version, folder):
         check_files(uri, version.tags, folder)
-        return _load(folder, checked_base(uri, version.tags, base_path))
+        return _load(folder, checked_base(uri, version.tags, base_path), trust_remote_code)
 
 
 def promote(uri: str, *, force: bool = False, tracking: TrackingConfig | None = None) -> Promotion:
@@ -266,20 +279,17 @@ def list_models(tracking: TrackingConfig | None = None) -> list[ModelSummary]:
     """All registered models with their versions, newest version first."""
     client = _client(tracking)
     with _registry_errors("the registry could not be read"):
-        models = _all_pages(lambda token: client.search_registered_models(page_token=token))
         return [
             ModelSummary(
                 str(model.name),
                 tuple(
                     _summary(version, model.aliases)
                     for version in _all_pages(
-                        lambda token, name=model.name: client.search_model_versions(
-                            f"name='{name}'", page_token=token
-                        )
+                        client.search_model_versions, filter_string=f"name='{model.name}'"
                     )
                 ),
             )
-            for model in models
+            for model in _all_pages(client.search_registered_models)
         ]
 
 
@@ -288,8 +298,12 @@ def list_models(tracking: TrackingConfig | None = None) -> list[ModelSummary]:
 
 def _in_form(
     folder: Path, card: ModelCard, config: RegisterConfig, scratch: Path
-) -> tuple[Path, str]:
-    """The folder to register, and its form: adapter, full, or merged."""
+) -> tuple[Path, str, float]:
+    """The folder to register, its form (adapter, full, merged), and what merging changed.
+
+    The last is the largest |logit difference| between the adapter on its base and
+    the merged model, 0 where nothing was merged.
+    """
     wanted = config.registry.form
     if wanted == "adapter" and card.kind == "full":
         raise RegistryError(
@@ -297,14 +311,25 @@ def _in_form(
             "registry.form=auto."
         )
     if wanted != "full" or card.kind == "full":
-        return folder, card.kind
+        return folder, card.kind, 0.0
+    from safetensors.torch import load_file
+
     from ytrainer_core.training.model import PROBE_NAME, merge
 
     merged = scratch / "merged"
-    merge(folder, merged)
-    # The proof is against the model that was trained, not against what the merge made of it.
-    shutil.copyfile(folder / PROBE_NAME, merged / PROBE_NAME)
-    return merged, "merged"
+    merge(folder, merged)  # its probe is of the merged model: that one must reload to 1e-5
+    before, after = (load_file(each / PROBE_NAME)["logits"] for each in (folder, merged))
+    delta = float((after - before).abs().max())
+    allowed = MERGED_TOLERANCE
+    if card.dtype != "float32":
+        allowed = OTHER_DEVICE_TOLERANCE[card.dtype] * float(before.abs().max())
+    if not delta <= allowed:
+        raise RegistryError(
+            f"{folder}: merging the adapter changes its logits by up to {delta:.3g}, allowed is "
+            f"{allowed:.3g}. Register it as an adapter (registry.form=adapter)"
+            + ("." if card.dtype == "float32" else ", or train with model.dtype=float32.")
+        )
+    return merged, "merged", delta
 
 
 def _stage(trained: Path, logged: Any, staged: Path, model: ModelConfig) -> Path:
@@ -337,7 +362,11 @@ def _stage(trained: Path, logged: Any, staged: Path, model: ModelConfig) -> Path
             shell = PeftModelForCausalLM(shell, PeftConfig.from_pretrained(trained))
     pattern = "adapter_*" if is_adapter else "[!.]*"
     stored = [file for file in trained.glob(pattern) if file.name not in (CARD_NAME, PROBE_NAME)]
-    shell.save_pretrained = lambda save_directory, **_: _link(stored, Path(save_directory))
+
+    def save_pretrained(save_directory: str | Path, **_: object) -> None:
+        _link(stored, Path(save_directory))
+
+    shell.save_pretrained = save_pretrained
     with _without_pipeline_errors():  # it knows no PeftModel, and says so as an error
         text_generation = pipeline(
             "text-generation", model=shell, tokenizer=tokenizer, device=torch.device("meta")
@@ -541,6 +570,8 @@ def _prove(uri: str, config: RegisterConfig) -> Verification:
     for variable in (INJECTED_RUN_VARIABLE, PARENT_RUN_VARIABLE):
         environment.pop(variable, None)
     command = [sys.executable, "-m", "ytrainer_core.verify", uri]
+    if config.model.trust_remote_code:
+        command.append(TRUST_FLAG)
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     try:
         answer = json.loads(done.stdout.splitlines()[-1])
@@ -555,15 +586,15 @@ def _prove(uri: str, config: RegisterConfig) -> Verification:
     return Verification(**answer)
 
 
-def _load(folder: Path, base: Path | None, *, trust_remote_code: bool = False) -> tuple[Any, Any]:
+def _load(folder: Path, base: Path | None, trust_remote_code: bool) -> tuple[Any, Any]:
     """(model, tokenizer) of a downloaded version, through MLflow's transformers flavor."""
     import transformers
     from mlflow.models import Model
     from mlflow.transformers import load_model
 
     flavor = Model.load(str(folder)).flavors["transformers"]
-    foreign = [flavor[kind] for kind in ("model_type", "tokenizer_type")]
-    foreign = [name for name in foreign if not hasattr(transformers, name)]
+    classes = [flavor[key] for key in ("pipeline_model_type", "tokenizer_type")]
+    foreign = [name for name in classes if not hasattr(transformers, name)]
     if foreign and not trust_remote_code:  # MLflow would run it unasked
         raise RegistryError(
             f"{folder}: {', '.join(foreign)} is code that comes with the model. Load it only if "
@@ -594,8 +625,7 @@ def _registry_errors(what: str) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
-        raise RegistryError(f"{what}: {type(error).__name__}: {first_line}") from error
+        raise RegistryError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
 
 
 @contextmanager
@@ -651,10 +681,11 @@ def _delete_tag(client: Any, version: Any, tag: str) -> None:
 
 
 def _summary(version: Any, aliases: Mapping[str, str]) -> VersionSummary:
+    number = int(version.version)  # MLflow gives an int or a str, as the store has it
     return VersionSummary(
-        version=int(version.version),
-        uri=f"models:/{version.name}/{version.version}",
-        aliases=tuple(sorted(a for a, number in aliases.items() if number == version.version)),
+        version=number,
+        uri=f"models:/{version.name}/{number}",
+        aliases=tuple(sorted(alias for alias, held in aliases.items() if int(held) == number)),
         proof=version.tags.get(PROOF_TAG, ""),
         gate=version.tags.get(GATE_TAG, ""),
         form=version.tags.get(FORM_TAG, ""),
@@ -664,11 +695,9 @@ def _summary(version: Any, aliases: Mapping[str, str]) -> VersionSummary:
     )
 
 
-def _all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(token)
+def _all_pages(search: Callable[..., Any], **arguments: str) -> Iterator[Any]:
+    page = search(**arguments)
+    yield from page
+    while page.token:
+        page = search(**arguments, page_token=page.token)
         yield from page
-        token = page.token
-        if not token:
-            return

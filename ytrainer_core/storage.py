@@ -52,7 +52,7 @@ def fetch(uri: str, folder: Path) -> Path:
         _ask(uri, client.download_file, bucket, key, name)
         _check(uri, scratch, head)
         scratch.chmod(0o644)  # mkstemp gives 0600; other users of a shared volume must read
-        os.replace(scratch, target)
+        scratch.replace(target)
     finally:
         scratch.unlink(missing_ok=True)
     return target

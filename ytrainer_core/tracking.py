@@ -29,7 +29,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import psutil
 
@@ -177,8 +177,7 @@ class MlflowRun:
         except Exception as error:  # whatever MLflow, SQLAlchemy or the network may raise
             if not _is_refusal(error):  # a refused value must not cost the next ones
                 self._paused_until = time.monotonic() + _PAUSE_SECONDS
-            first_line = (str(error).splitlines() or [""])[0]
-            self._warn(what, f"{type(error).__name__}: {first_line}")
+            self._warn(what, f"{type(error).__name__}: {first_line(error)}")
 
     def _warn(self, what: str, reason: str) -> None:
         if what not in self._warned:
@@ -268,11 +267,10 @@ def store_errors(config: TrackingConfig) -> Iterator[None]:
     try:
         yield
     except (MlflowException, OSError) as error:
-        first_line = (str(error).splitlines() or [""])[0]
         raise YTrainerError(
             f"tracking.uri {_without_password(tracking_uri(config))}: MLflow failed "
-            f"({type(error).__name__}: {first_line}). Start the server, correct the URI, or set "
-            "tracking.enabled=false."
+            f"({type(error).__name__}: {first_line(error)}). Start the server, correct the URI, "
+            "or set tracking.enabled=false."
         ) from error
 
 
@@ -515,7 +513,8 @@ def _make_database(database: Path) -> None:
         if database.exists():
             return
         scratch = database.with_name(f".{database.name}.new")
-        scratch.unlink(missing_ok=True)
+        for left in (scratch, scratch.with_name(f"{scratch.name}-journal")):
+            left.unlink(missing_ok=True)
         MlflowClient(f"sqlite:///{scratch}").search_experiments(max_results=1)
         scratch.replace(database)
 
@@ -533,8 +532,8 @@ def _is_alive(pid: str, start: str) -> bool:
     """Whether the process that opened a run still lives (and is not another of its pid)."""
     try:
         process = psutil.Process(int(pid))
-        same = abs(process.create_time() - float(start)) < _CLOCK_SECONDS
-        return same and process.status() != psutil.STATUS_ZOMBIE
+        is_same = abs(process.create_time() - float(start)) < _CLOCK_SECONDS
+        return bool(is_same and process.status() != psutil.STATUS_ZOMBIE)
     except psutil.AccessDenied:
         return True
     except (psutil.Error, ValueError):
@@ -545,7 +544,8 @@ def _is_refusal(error: Exception) -> bool:
     """Whether the store answered 'no', rather than not at all."""
     from mlflow.exceptions import MlflowException
 
-    return isinstance(error, MlflowException) and 400 <= int(error.get_http_status_code()) < 500
+    status: int = error.get_http_status_code() if isinstance(error, MlflowException) else 500
+    return 400 <= status < 500
 
 
 def _metric_name(name: str) -> str:
@@ -564,9 +564,11 @@ def _user() -> str:
         return str(os.getuid())
 
 
-def _without_password(uri: str) -> str:
-    """The URI with 'user:password@' taken out: parameters are read by many."""
-    parts = urlsplit(uri)
-    if "@" not in parts.netloc:
-        return uri
-    return urlunsplit(parts._replace(netloc=parts.netloc.rsplit("@", 1)[1]))
+def first_line(error: BaseException) -> str:
+    """What an error says first, without passwords."""
+    return _without_password((str(error).splitlines() or [""])[0])
+
+
+def _without_password(text: str) -> str:
+    """The text with 'user:password@' taken out of its URLs: parameters are read by many."""
+    return re.sub(r"//[^/@\s]+@", "//", text)

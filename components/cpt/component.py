@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -13,13 +13,13 @@ def cpt(
     model: Output[Model],
     report: Output[HTML],
     metrics: Output[Metrics],
-    model_name_or_path: str = default("model_name_or_path"),
-    max_length: int = default("max_length"),
-    objective: str = default("objective"),
-    learning_rate: float = default("learning_rate"),
-    num_train_epochs: float = default("num_train_epochs"),
-    lora_rank: int = default("lora_rank"),
-    seed: int = default("seed"),
+    model_name_or_path: str = "demo:base",
+    max_length: int = 1024,
+    objective: str = "nlirg",
+    learning_rate: float = 0.0002,
+    num_train_epochs: float = 3.0,
+    lora_rank: int = 16,
+    seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ):
     """Continue pre-training on raw text: labels on every token."""

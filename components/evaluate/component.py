@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -15,10 +15,10 @@ def evaluate(
     evaluation: Output[Artifact],
     report: Output[HTML],
     metrics: Output[Metrics],
-    model_name_or_path: str = default("model_name_or_path"),
-    max_length: int = default("max_length"),
-    max_general_loss_rise: float = default("max_general_loss_rise"),
-    seed: int = default("seed"),
+    model_name_or_path: str = "demo:base",
+    max_length: int = 1024,
+    max_general_loss_rise: float = 0.1,
+    seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
     """Measure base and tuned model on the same rows; the gate returns its verdict."""

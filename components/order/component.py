@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -13,8 +13,8 @@ def order(
     order_file: Output[Artifact],
     report: Output[HTML],
     metrics: Output[Metrics],
-    order_mode: str = default("order_mode"),
-    seed: int = default("seed"),
+    order_mode: str = "none",
+    seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ):
     """Order the corpus from easy to hard."""

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -12,8 +12,8 @@ def pretrain(
     model: Output[Model],
     report: Output[HTML],
     metrics: Output[Metrics],
-    max_length: int = default("max_length"),
-    seed: int = default("seed"),
+    max_length: int = 1024,
+    seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ):
     """Train a small model from scratch, tokenizer included."""

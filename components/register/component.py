@@ -5,7 +5,7 @@ from typing import NamedTuple
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Model, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -13,7 +13,7 @@ def register(
     model: Input[Model],
     evaluation: Input[Artifact],
     metrics: Output[Metrics],
-    registered_model_name: str = default("registered_model_name"),
+    registered_model_name: str = "ytrainer-model",
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
     """Register the trained model and prove that it reloads unchanged."""

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -13,9 +13,9 @@ def score(
     scores: Output[Artifact],
     report: Output[HTML],
     metrics: Output[Metrics],
-    model_name_or_path: str = default("model_name_or_path"),
-    max_length: int = default("max_length"),
-    seed: int = default("seed"),
+    model_name_or_path: str = "demo:base",
+    max_length: int = 1024,
+    seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ):
     """Rate every row by the base model's own loss and entropy."""

@@ -3,7 +3,7 @@
 from kfp import dsl
 from kfp.dsl import HTML, Dataset, Metrics, Output
 
-from components import IMAGE, default
+from components import IMAGE
 
 
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
@@ -11,13 +11,13 @@ def validate(
     dataset: Output[Dataset],
     report: Output[HTML],
     metrics: Output[Metrics],
-    model_name_or_path: str = default("model_name_or_path"),
-    data_train: str = default("data_train"),
-    data_validation: str = default("data_validation"),
-    data_general: str = default("data_general"),
-    max_rows: int = default("max_rows"),
-    max_length: int = default("max_length"),
-    seed: int = default("seed"),
+    model_name_or_path: str = "demo:base",
+    data_train: str = "",
+    data_validation: str = "",
+    data_general: str = "",
+    max_rows: int = 0,
+    max_length: int = 1024,
+    seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ):
     """Check every row of the corpus; keep or quarantine it with its reason."""

@@ -129,9 +129,9 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "promote": PromoteConfig,
 }
 
-ALL_SECTIONS = frozenset(
-    name for model in (*STAGE_CONFIGS.values(), FinetuneConfig) for name in model.model_fields
-)
+_ALL_CONFIGS: tuple[type[StageConfig], ...] = (*STAGE_CONFIGS.values(), FinetuneConfig)
+ALL_SECTIONS = frozenset(name for model in _ALL_CONFIGS for name in model.model_fields)
+"""Every top-level key that some stage reads."""
 
 
 def load_config(model: type[S], path: Path | None = None, overrides: Sequence[str] = ()) -> S:

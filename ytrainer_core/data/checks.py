@@ -8,13 +8,19 @@ the error rules add up to the number of quarantined rows.
 from __future__ import annotations
 
 import hashlib
-import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ytrainer_core.data.formats import NOT_FOR_TRAINING, UNKNOWN_SHAPE, UNREADABLE, Row, Turn
+from ytrainer_core.data.formats import (
+    EMPTY_TEXT,
+    NOT_FOR_TRAINING,
+    UNKNOWN_SHAPE,
+    UNREADABLE,
+    Row,
+    Turn,
+)
 
 Severity = Literal["error", "warning"]
 
@@ -87,12 +93,6 @@ def empty_answer(row: Row) -> str | None:
     return "has an assistant turn without text. Write the answer, or leave the row out."
 
 
-def empty_text(row: Row) -> str | None:
-    if row.turns or row.text.strip():
-        return None
-    return "is a document without text. Leave it out."
-
-
 def control_characters(row: Row) -> str | None:
     for where, text in _texts(row):
         if found := _CONTROL.search(text):
@@ -158,7 +158,7 @@ RULES: dict[str, Rule] = {
         _rule("wrong_role_order", "roles follow in an order that no chat has", wrong_role_order),
         _rule("empty_prompt", "a user turn is empty", empty_prompt),
         _rule("empty_answer", "an assistant turn is empty", empty_answer),
-        _rule("empty_text", "a raw document is empty", empty_text),
+        _rule(EMPTY_TEXT, "a raw document is empty"),
         _rule("control_characters", "the text holds control characters", control_characters),
         _rule("replacement_characters", "the text holds U+FFFD", replacement_characters),
         _rule("template_refused", "the model's chat template cannot print the conversation"),
@@ -173,24 +173,27 @@ RULES: dict[str, Rule] = {
 }
 
 
+_ERRORS = [rule for rule in RULES.values() if rule.check and rule.severity == "error"]
+_WARNINGS = [rule for rule in RULES.values() if rule.check and rule.severity == "warning"]
+
+
 def first_error(row: Row) -> tuple[str, str] | None:
     """(rule, reason) of the first error rule that the row breaks by itself, or None."""
-    for rule in RULES.values():
-        if rule.severity == "error" and (reason := _broken(rule, row)):
-            return rule.name, reason
-    return None
+    return next(_broken(_ERRORS, row), None)
 
 
 def warnings_of(row: Row) -> tuple[str, ...]:
     """Names of the warning rules that the row breaks by itself."""
-    rules = (rule for rule in RULES.values() if rule.severity == "warning")
-    return tuple(rule.name for rule in rules if _broken(rule, row))
+    return tuple(rule for rule, _ in _broken(_WARNINGS, row))
 
 
-def _broken(rule: Rule, row: Row) -> str | None:
-    if rule.check is None or (not row.turns and row.text and rule.check in _CONVERSATION_RULES):
-        return None
-    return rule.check(row)
+def _broken(rules: Iterable[Rule], row: Row) -> Iterator[tuple[str, str]]:
+    document = bool(row.text) and not row.turns
+    for rule in rules:
+        if rule.check and not (document and rule.check in _CONVERSATION_RULES):
+            reason = rule.check(row)
+            if reason:
+                yield rule.name, reason
 
 
 # --- rules that compare rows ---------------------------------------------------------------------
@@ -239,9 +242,10 @@ def _prompt(row: Row) -> Sequence[Turn]:
 
 def _digest(turns: Sequence[Turn], text: str) -> bytes:
     """Equal for rows that differ in nothing but white space at the ends of their texts."""
-    parts = [[turn.role, turn.content.strip()] for turn in turns] or text.strip()
-    encoded = json.dumps(parts, ensure_ascii=False).encode()
-    return hashlib.blake2b(encoded, digest_size=_DIGEST_BYTES).digest()
+    parts = [(turn.role, turn.content.strip()) for turn in turns] or [("text", text.strip())]
+    # Lengths keep two neighbours apart: ('a', 'bc') is not ('ab', 'c').
+    joined = "".join(f"{role}:{len(said)}:{said}" for role, said in parts)
+    return hashlib.blake2b(joined.encode(), digest_size=_DIGEST_BYTES).digest()
 
 
 def exact_duplicates(index: Index) -> dict[int, Verdict]:

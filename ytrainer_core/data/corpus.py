@@ -109,6 +109,11 @@ def row_of(record: dict[str, Any]) -> Row:
     return Row(record["origin"], turns, record["text"])
 
 
+def raw_text(record: dict[str, Any]) -> str:
+    """A stored row as a person reads it: its text, or its messages as JSON."""
+    return str(record["text"]) or json.dumps(record["messages"], ensure_ascii=False)
+
+
 def batched(rows: Iterable[Row], size: int = BATCH_ROWS) -> Iterator[list[Row]]:
     """Lists of at most `size` rows."""
     batch: list[Row] = []

@@ -14,6 +14,7 @@ from typing import Any
 UNREADABLE = "unreadable_row"
 UNKNOWN_SHAPE = "unknown_shape"
 NOT_FOR_TRAINING = "not_for_training"
+EMPTY_TEXT = "empty_text"
 
 Fields = Mapping[str, Any]
 
@@ -233,7 +234,10 @@ def _parse_question_answer(row: Fields) -> Parsed:
 
 
 def _parse_text(row: Fields) -> Parsed:
-    return (), _string(row, "text" if "text" in row else "output")
+    text = _string(row, "text" if "text" in row else "output")
+    if not text.strip():
+        raise RowFault(EMPTY_TEXT, "is a document without text. Leave it out")
+    return (), text
 
 
 def _parse_messages(row: Fields) -> Parsed:
@@ -369,6 +373,10 @@ def _is_prompt_completion(row: Fields) -> bool:
     return any(ask in row and reply in row for ask, reply in _PROMPT_FIELDS)
 
 
+def _is_question_answer(row: Fields) -> bool:
+    return "question" in row and "answer" in row
+
+
 def _is_text(row: Fields) -> bool:
     """`text`, or the published trainer's pre-training rows: `output` with nothing but an id."""
     return "text" in row or ("output" in row and set(row) <= {"output", "ID", "id"})
@@ -388,7 +396,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "question_answer": Shape(
         "question, answer",
-        lambda row: "question" in row and "answer" in row,
+        _is_question_answer,
         _parse_question_answer,
     ),
     "text": Shape("text", _is_text, _parse_text),

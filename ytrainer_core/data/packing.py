@@ -11,6 +11,9 @@ import bisect
 from collections.abc import Sequence
 from typing import Any
 
+IGNORED = -100
+"""Label of a position that is not trained, as the field has it."""
+
 OPEN_PACKS = 64
 """Packs open at a time; more fills them better and keeps the order less."""
 
@@ -51,10 +54,10 @@ def split_long(
     """
     if len(input_ids) <= capacity:
         return [(input_ids, labels)]
-    pieces = []
+    pieces: list[tuple[Sequence[int], Sequence[int]]] = []
     for start in range(0, len(input_ids) - 1, capacity - 1):
         part = slice(start, start + capacity)
-        pieces.append((input_ids[part], [-100, *labels[part][1:]]))
+        pieces.append((input_ids[part], [IGNORED, *labels[part][1:]]))
     return pieces
 
 
@@ -68,7 +71,7 @@ def collate_packs(packs: Sequence[Sequence[dict[str, Any]]], pad_token_id: int) 
 
     width = max(sum(len(row["input_ids"]) for row in pack) for pack in packs)
     input_ids = torch.full((len(packs), width), pad_token_id)
-    labels = torch.full((len(packs), width), -100)
+    labels = torch.full((len(packs), width), IGNORED)
     position_ids = torch.zeros((len(packs), width), dtype=torch.long)
     for i, pack in enumerate(packs):
         start = 0
@@ -76,7 +79,7 @@ def collate_packs(packs: Sequence[Sequence[dict[str, Any]]], pad_token_id: int) 
             end = start + len(row["input_ids"])
             input_ids[i, start:end] = torch.as_tensor(row["input_ids"])
             labels[i, start:end] = torch.as_tensor(row["labels"])
-            labels[i, start] = -100  # a document's first token has nothing before it
+            labels[i, start] = IGNORED  # a document's first token has nothing before it
             position_ids[i, start:end] = torch.arange(end - start)
             start = end
         position_ids[i, start:] = torch.arange(width - start)

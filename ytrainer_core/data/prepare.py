@@ -41,7 +41,7 @@ from ytrainer_core.data.tokenize import (
     BATCH_ROWS,
     Tokenized,
     require_chat_template,
-    tokenize_rows,
+    tokenize_configured,
     truncate,
 )
 from ytrainer_core.errors import DataError
@@ -215,7 +215,7 @@ def _check_tokens(
     if any(row.turns for row in good):
         require_chat_template(tokenizer)
     tokens = iter(_tokenize(good, config, tokenizer))
-    # Held-out general text is measured and not trained, so its beginning serves as well as all.
+    # Held-out general rows are measured and not trained, so their beginning serves as well as all.
     cut = config.on_too_long == "truncate" or staged.name == "general"
     checked: list[Row | Rejected] = []
     for position, row in enumerate(rows, start=staged.read):
@@ -224,10 +224,10 @@ def _check_tokens(
             continue
         outcome = next(tokens)
         if isinstance(outcome, Tokenized):
-            if cut and len(outcome.input_ids) > config.max_length:
+            if cut and row.turns and len(outcome.input_ids) > config.max_length:
                 staged.warnings[position] = ("truncated",)
                 outcome = truncate(outcome, config.max_length)
-            broken = _token_error(outcome, config)
+            broken = _token_error(row, outcome, config)
         else:
             broken = ("template_refused", str(outcome))
         checked.append(Rejected(row.origin, *broken, row.raw) if broken else row)
@@ -239,18 +239,17 @@ def _tokenize(
 ) -> list[Tokenized | DataError]:
     """Each row's tokens, or why it has none."""
     pairs = [(messages_of(row), row.text) for row in rows]
-    knobs = {"train_on": config.train_on, "system_prompt": config.system_prompt}
     try:
-        return list(tokenize_rows(pairs, tokenizer, **knobs))
+        return [*tokenize_configured(pairs, tokenizer, config)]
     except DataError as error:
         if len(rows) == 1:
             return [error]
     return [outcome for row in rows for outcome in _tokenize([row], config, tokenizer)]
 
 
-def _token_error(tokens: Tokenized, config: DataConfig) -> tuple[str, str] | None:
+def _token_error(row: Row, tokens: Tokenized, config: DataConfig) -> tuple[str, str] | None:
     length = len(tokens.input_ids)
-    if length > config.max_length:
+    if row.turns and length > config.max_length:  # raw documents are split, not too long
         return "too_long", (
             f"is {length} tokens long, more than data.max_length={config.max_length}. Shorten it, "
             "raise data.max_length, or set data.on_too_long=truncate."
@@ -358,9 +357,7 @@ def _write(
     sources: Mapping[str, Sequence[Source]],
 ) -> Corpus:
     train, validation, general = (staged[split] for split in SPLITS)
-    chosen = (
-        _kept(train, held_out) if held_out else _kept(validation, frozenset(validation.clean()))
-    )
+    own = _kept(validation, frozenset(validation.clean()))
     warnings: Counter[str] = Counter()
     for split in staged.values():
         kept = set(split.clean())
@@ -368,7 +365,7 @@ def _write(
     return write_corpus(
         folder,
         train=_kept(train, frozenset(train.clean()) - held_out),
-        validation=chosen,
+        validation=_kept(train, held_out) if held_out else own,
         general=_kept(general, frozenset(general.clean())),
         quarantine=(row for split in staged.values() for row in _rejected(staged, split)),
         manifest={
@@ -387,31 +384,34 @@ def _describe(source: Source, split: str) -> dict[str, Any]:
     }
 
 
-def _records(split: Staged) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(position, record) of every staged row in file order."""
-    position = 0
+def _records(split: Staged, positions: frozenset[int]) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(position, record) of the staged rows at these positions, in file order."""
+    import pyarrow as pa
+
+    begin = 0
     for batch in split.table().to_batches():
-        for record in batch.to_pylist():
-            yield position, record
-            position += 1
+        wanted = [p for p in range(begin, begin + batch.num_rows) if p in positions]
+        if wanted:
+            rows = batch.take(pa.array([p - begin for p in wanted], pa.int64()))
+            yield from zip(wanted, rows.to_pylist(), strict=True)
+        begin += batch.num_rows
 
 
 def _kept(split: Staged, positions: frozenset[int]) -> Iterator[Row]:
-    return (row_of(record) for position, record in _records(split) if position in positions)
+    return (row_of(record) for _, record in _records(split, positions))
 
 
 def _rejected(staged: Mapping[str, Staged], split: Staged) -> Iterator[Rejected]:
     """The quarantined rows of one split, in file order."""
     own_origin = _origins(split)
     held_out_origin = _origins(staged["validation"])
-    for position, record in _records(split):
-        verdict = split.verdicts.get(position)
-        if verdict:
+    out = frozenset(range(split.read)).difference(split.clean())
+    for position, record in _records(split, out):
+        rule, reason = record["rule"], record["reason"]
+        if verdict := split.verdicts.get(position):
             origin_of = held_out_origin if verdict.rule == "leakage" else own_origin
-            reason = verdict_reason(position, verdict, origin_of.__getitem__)
-            yield Rejected(record["origin"], verdict.rule, reason, record["raw"])
-        elif record["rule"]:
-            yield Rejected(record["origin"], record["rule"], record["reason"], record["raw"])
+            rule, reason = verdict.rule, verdict_reason(position, verdict, origin_of.__getitem__)
+        yield Rejected(record["origin"], rule, reason, record["raw"])
 
 
 class _origins:

@@ -117,6 +117,7 @@ def read_sources(sources: Iterable[Source], config: DataConfig) -> Iterator[Row 
 
 
 def _read_source(source: Source, config: DataConfig) -> Iterator[Row | Rejected]:
+    rows: Iterator[Row | Rejected]
     if source.path.suffix.lower() == ".txt":
         rows = _read_documents(source, config)
     else:

@@ -20,14 +20,12 @@ from typing import TYPE_CHECKING, Any
 
 from ytrainer_core import files
 from ytrainer_core.config.data import DataConfig
+from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
     from transformers import PreTrainedTokenizerBase
-
-IGNORED = -100
-"""The label of a token that is not trained (PyTorch's and Hugging Face's convention)."""
 
 # Rows tokenized together: enough that a fast tokenizer uses all cores, small enough for memory.
 BATCH_ROWS = 256
@@ -100,6 +98,15 @@ def tokenize_rows(
     return [next(talked) if messages else next(written) for messages, _ in rows]
 
 
+def tokenize_configured(
+    rows: Sequence[tuple[Messages, str]], tokenizer: PreTrainedTokenizerBase, config: DataConfig
+) -> list[Tokenized]:
+    """`tokenize_rows` with the knobs of a config."""
+    return tokenize_rows(
+        rows, tokenizer, train_on=config.train_on, system_prompt=config.system_prompt
+    )
+
+
 def truncate(tokenized: Tokenized, max_length: int) -> Tokenized:
     """The first `max_length` tokens of a row."""
     return Tokenized(tokenized.input_ids[:max_length], tokenized.labels[:max_length])
@@ -157,7 +164,7 @@ def require_chat_template(tokenizer: PreTrainedTokenizerBase) -> str:
         raise DataError(
             f"{_called(tokenizer)}: the tokenizer has no chat template, so conversations cannot be "
             "printed for it. Name an instruct model in model.name_or_path, or add "
-            "tokenizer.chat_template to its tokenizer files; raw text (data.format=text) needs none."
+            "tokenizer.chat_template to its tokenizer files; raw text needs none."
         )
     if not getattr(tokenizer, "is_fast", False):
         raise DataError(
@@ -301,9 +308,7 @@ def _answer_begin(
     chat: list[dict[str, str]], i: int, full: str, tokenizer: PreTrainedTokenizerBase
 ) -> int:
     if i == 0:
-        raise DataError(
-            "the conversation begins with an assistant turn. Put a user turn before it."
-        )
+        raise DataError("the conversation begins with an answer. Put a user turn before it.")
     head = _print(chat[:i], tokenizer, add_generation_prompt=True)
     if full.startswith(head):
         return len(head)
@@ -320,11 +325,9 @@ def _answer_end(
     alone = full if i + 1 == len(chat) else _print(chat[: i + 1], tokenizer)
     if full.startswith(alone):
         return len(alone)
-    # Qwen3 prints an empty <think> block before the last answer only: find the answer itself.
-    answer = chat[i]["content"].rpartition(_END_THINK)[2].strip()
-    at = alone.rfind(answer)
-    ending = alone[at:]
-    if answer and at >= 0 and full.startswith(ending, begin):
+    # Qwen3 prints a <think> block before the last answer only: what follows it is the same.
+    ending = alone[begin:].rpartition(_END_THINK)[2].lstrip("\n")
+    if full[:begin] == alone[:begin] and ending and full.startswith(ending, begin):
         return begin + len(ending)
     raise _rewritten(i)
 
@@ -375,7 +378,8 @@ def tokenize_dataset(
 
     The result is a memory-mapped file below home(), named after everything it depends on, so a
     second call with the same rows, tokenizer and config opens it again. Rows over
-    `config.max_length` are cut where `on_too_long` is truncate; raw documents are always cut.
+    `config.max_length` are cut where `on_too_long` is truncate; raw documents stay whole, whoever
+    runs a model over them splits them (`packing.split_long`).
     Raises DataError for longer conversations otherwise, and for rows the template cannot print.
     """
     import datasets as hf
@@ -399,45 +403,47 @@ def _write_tokens(
         }
     )
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    scratch = Path(name)
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as stream:
             for batch in dataset.iter(BATCH_ROWS):
                 rows = _tokenize_batch(batch, tokenizer, config)
                 columns = [batch["origin"], [r.input_ids for r in rows], [r.labels for r in rows]]
                 stream.write_batch(pa.record_batch(columns, schema=schema))
-        Path(scratch).chmod(0o644)
-        os.replace(scratch, path)
-    except BaseException:
-        Path(scratch).unlink(missing_ok=True)
-        raise
+        scratch.chmod(0o644)  # mkstemp gives 0600; other users of a shared volume must read
+        scratch.replace(path)
+    finally:
+        scratch.unlink(missing_ok=True)
 
 
 def _tokenize_batch(
     batch: Mapping[str, Sequence[Any]], tokenizer: PreTrainedTokenizerBase, config: DataConfig
 ) -> list[Tokenized]:
     pairs = list(zip(batch["messages"], batch["text"], strict=True))
-    knobs = {"train_on": config.train_on, "system_prompt": config.system_prompt}
     try:
-        rows = tokenize_rows(pairs, tokenizer, **knobs)
+        rows = tokenize_configured(pairs, tokenizer, config)
     except DataError:
         rows = [
-            _located(origin, pair, tokenizer, knobs)
+            _located(origin, pair, tokenizer, config)
             for origin, pair in zip(batch["origin"], pairs, strict=True)
         ]
     if config.on_too_long == "drop":
         _refuse_long(batch, rows, config)
-    return [truncate(row, config.max_length) for row in rows]
+    return [
+        truncate(row, config.max_length) if messages else row
+        for row, (messages, _) in zip(rows, pairs, strict=True)
+    ]
 
 
 def _located(
     origin: str,
     pair: tuple[Messages, str],
     tokenizer: PreTrainedTokenizerBase,
-    knobs: dict[str, str],
+    config: DataConfig,
 ) -> Tokenized:
     try:
-        return tokenize_rows([pair], tokenizer, **knobs)[0]
+        return tokenize_configured([pair], tokenizer, config)[0]
     except DataError as error:
         raise DataError(f"{origin}: {error}") from error
 

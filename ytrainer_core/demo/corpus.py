@@ -327,9 +327,7 @@ def _with_planted(
         "gibberish": lambda row: _gibberish(row, rng),
     }
     for kind, spoil in alone.items():
-        rows += [
-            spoil(_clean_row(next(spare), TRAIN_NAME_ENDS, rng)) for _ in range(PLANTED[kind])
-        ]
+        rows += [spoil(_clean_row(next(spare), TRAIN_NAME_ENDS, rng)) for _ in range(PLANTED[kind])]
     rng.shuffle(rows)
 
     twins = rng.sample(clean, PLANTED["duplicate"] + PLANTED["contradiction"])

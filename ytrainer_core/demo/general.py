@@ -82,12 +82,12 @@ NAME_PARTS = ("ba", "ke", "lo", "mu", "ni", "po", "ra", "si", "tu", "ve", "xi", 
 # Share of the characters of each kind. Conversations come first because they teach what tuning
 # builds on: reading a question, and answering it after the assistant's marker.
 SHARES: dict[str, float] = {
-    "conversation": 0.52,
-    "prose": 0.15,
-    "definition": 0.05,
+    "conversation": 0.64,
+    "prose": 0.12,
+    "definition": 0.04,
     "arithmetic": 0.04,
-    "copying": 0.12,
-    "docstring": 0.12,
+    "copying": 0.06,
+    "docstring": 0.10,
 }
 # Characters of general_train.jsonl: about what two cores read in a minute of pre-training.
 TRAIN_CHARACTERS = 1_600_000
@@ -340,7 +340,7 @@ def _turn(role: str, content: str) -> str:
 def _conversation(rng: random.Random) -> str:
     """One or two questions, each with an answer that can be had from the question."""
     kinds = (_ask_story, _ask_card, _ask_meaning, _ask_family, _ask_sum, _ask_copy)
-    weights = (4, 4, 5, 2, 1, 2)
+    weights = (1, 10, 3, 1, 1, 1)
     turns = []
     for ask in rng.choices(kinds, weights=weights, k=rng.randint(1, 3)):
         question, answer = ask(rng)
@@ -375,25 +375,43 @@ def _ask_story(rng: random.Random) -> tuple[str, str]:
     return f"{text}\n{_tell(question, scene)}", _tell(answer, scene)
 
 
-CARD_FIELDS = ("who", "thing", "place", "day", "colour", "room")
+# Sentences that give away one field of a card, in several wordings each.
+CARD_SENTENCES: dict[str, tuple[str, ...]] = {
+    "who": ("It is about {who}.", "This is {who}.", "{who} writes.", "I am {who}."),
+    "place": ("We are in {place}.", "I live in {place}.", "It came from {place}."),
+    "day": ("It was on {day}.", "I called on {day}.", "Since {day} it is so."),
+    "colour": ("Everything here is {colour}.", "It is {colour}.", "I like it {colour}."),
+    "room": ("I looked in the {room}.", "It stands in the {room}."),
+}
+# The sentence that every card's text has: what thing it is, and what is said of it.
+TOPIC_SENTENCES = (
+    "The {name} {thing}: {meaning}.",
+    "My {name} {thing}, {meaning}.",
+    "{meaning}, the {name} {thing}.",
+    "I write about {meaning} and the {name} {thing}.",
+    "The {thing} ({name}) and {meaning}.",
+)
 
 
 def _ask_card(rng: random.Random) -> tuple[str, str]:
     """A text, and its facts as a card of fields."""
     scene = _scene(rng)
-    sentences = {
-        "who": "It is about {who}.",
-        "thing": "The {name} {thing} is new.",
-        "place": "We are in {place}.",
-        "day": "It was on {day}.",
-        "colour": "Everything here is {colour}.",
-        "room": "I looked in the {room}.",
+    topic = rng.choice(list(SAME_MEANING))
+    others = rng.sample(list(CARD_SENTENCES), rng.randint(0, 2))
+    sentences = [_tell(rng.choice(CARD_SENTENCES[field]), scene) for field in others]
+    meaning = rng.choice(SAME_MEANING[topic])
+    sentences.append(rng.choice(TOPIC_SENTENCES).format(**vars(scene), meaning=meaning))
+    rng.shuffle(sentences)
+    facts = {
+        "topic": topic,
+        "thing": scene.thing,
+        **{name: getattr(scene, name) for name in others},
     }
-    fields = rng.sample(CARD_FIELDS, rng.randint(2, 4))
-    told = rng.sample(fields, len(fields))
-    text = " ".join(_tell(sentences[field], scene) for field in told)
-    card = " | ".join(f"{field}: {getattr(scene, field)}" for field in fields)
-    return f"{text}\nWrite a card: {', '.join(fields)}.", card
+    if scene.thing in FAMILY_OF:
+        facts["kind"] = FAMILY_OF[scene.thing]
+    fields = rng.sample(list(facts), len(facts))
+    card = " | ".join(f"{field}: {facts[field]}" for field in fields)
+    return f"{' '.join(sentences)}\nWrite a card: {', '.join(fields)}.", card
 
 
 def _ask_meaning(rng: random.Random) -> tuple[str, str]:

@@ -40,15 +40,23 @@ def measure(
     target: Sequence[Mapping[str, Any]],
     general: Sequence[Mapping[str, Any]],
     questions: Sequence[Question],
+    max_length: int,
     config: EvaluateConfig,
 ) -> Measurement:
-    """Measure one model. target and general are tokenized rows; without general text
-    or questions the metrics that need them are absent."""
+    """Measure one model.
+
+    target, general: tokenized rows, read in pieces of at most max_length tokens. Without
+    general text or questions the metrics that need them are absent.
+    """
     metrics: dict[str, float] = {}
     losses: dict[str, Floats] = {}
     for name, rows in (("target", target), ("general", general)):
         signals = token_signals(
-            model, rows, batch_tokens=config.batch_tokens, title=f"{name} loss"
+            model,
+            rows,
+            max_length=max_length,
+            batch_tokens=config.batch_tokens,
+            title=f"{name} loss",
         )
         if not signals:
             continue

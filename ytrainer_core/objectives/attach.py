@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers.utils import ModelOutput
 
 from ytrainer_core.config import ObjectiveConfig
+from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.objectives import OBJECTIVES
 from ytrainer_core.objectives.linear_nll import (
@@ -24,12 +25,9 @@ from ytrainer_core.objectives.linear_nll import (
     linear_token_signals,
 )
 
-IGNORED = -100
-"""Label of a position that is not trained, as the field has it."""
-
 
 @dataclass
-class TokenLossOutput(ModelOutput):
+class TokenLossOutput(ModelOutput):  # type: ignore[misc]
     """loss: scalar; nll, weights: [trained tokens of this micro-batch], detached, nats."""
 
     loss: Tensor | None = None
@@ -87,7 +85,10 @@ def attach_objective(model: Any, config: ObjectiveConfig) -> None:
     inner = causal_lm(model)
     check_supported(inner)
     plain_forward = inner.forward
-    weigh = functools.partial(OBJECTIVES[config.name], config=config)
+    objective = OBJECTIVES[config.name]
+
+    def weigh(nll: Tensor) -> Tensor:
+        return objective(nll, config)
 
     @functools.wraps(plain_forward)
     def forward(

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import FunctionCtx
 
 CHUNK_BYTES = 64 * 2**20
 """Size of the float32 logits of one chunk where the config does not say."""
@@ -64,7 +64,7 @@ def linear_token_loss(
     of them targets (drop ignored positions before). weigh: detached nll [n] -> weights [n].
     The gradient of head and bias is formed only where they require it.
     """
-    loss, nll, weights = _WeightedNll.apply(
+    loss, nll, weights = _WeightedNll.apply(  # type: ignore[no-untyped-call]
         hidden, head, bias, labels, weigh, chunk_size(head.shape[0], chunk_tokens)
     )
     return TokenLoss(loss, nll, weights)
@@ -73,7 +73,7 @@ def linear_token_loss(
 class _WeightedNll(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: FunctionCtx,
+        ctx: Any,
         hidden: Tensor,
         head: Tensor,
         bias: Tensor | None,
@@ -121,9 +121,9 @@ class _WeightedNll(torch.autograd.Function):
         return (nll * weights).sum(), nll, weights
 
     @staticmethod
-    def backward(ctx, grad_loss, *_):  # type: ignore[no-untyped-def]
+    def backward(ctx: Any, *grads: Any) -> Any:
         def scaled(grad: Tensor | None, dtype: torch.dtype | None = None) -> Tensor | None:
-            return None if grad is None else (grad * grad_loss).to(dtype or grad.dtype)
+            return None if grad is None else (grad * grads[0]).to(dtype or grad.dtype)
 
         hidden, head, bias = ctx.saved_tensors
         return scaled(hidden), scaled(head, ctx.head_dtype), scaled(bias), None, None, None

@@ -5,11 +5,11 @@ in Kubeflow's sandboxed viewer. Equal data gives equal bytes. jinja2, numpy and
 matplotlib are imported on the first report, not with this package.
 """
 
+from ytrainer_core.evaluation.gate import Reason
 from ytrainer_core.reports.evaluate import (
     EvaluateReport,
     Generation,
     MetricLine,
-    Reason,
     write_evaluate_report,
 )
 from ytrainer_core.reports.order import OrderedRow, OrderReport, write_order_report

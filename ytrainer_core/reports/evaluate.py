@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from ytrainer_core.evaluation.gate import Reason
 from ytrainer_core.reports.figures import Curve, loss_bands, token_losses
 from ytrainer_core.reports.render import number, percent, write_page
 
@@ -21,14 +22,6 @@ class MetricLine:
     tuned: float
     better: Literal["lower", "higher"]
     unit: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Reason:
-    """One sentence of the gate."""
-
-    passed: bool
-    text: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -158,12 +158,15 @@ def token_losses(title: str, series: Mapping[str, Sequence[float]], weight_curve
 
 
 def loss_bands(series: Mapping[str, Sequence[float]], weight_curve: Curve) -> list[Band]:
-    """Table the same distribution: per band the share of tokens and of the summed weight."""
+    """Table the same distribution: per band the share of tokens and of the summed weight.
+
+    A series without finite values has NaN shares, so that the columns stay those of `series`.
+    """
     import numpy as np
 
     finite = (_finite(values)[0] for values in series.values())
-    drawn = [np.maximum(values, 0.0) for values in finite if values.size]  # -1e-8 is rounding
-    if not drawn:
+    drawn = [np.maximum(values, 0.0) for values in finite]  # -1e-8 is rounding
+    if not any(values.size for values in drawn):
         return []
     weights = []
     if weight_curve:
@@ -172,17 +175,18 @@ def loss_bands(series: Mapping[str, Sequence[float]], weight_curve: Curve) -> li
     bands = []
     for low, high in zip(LOSS_BANDS, (*LOSS_BANDS[1:], math.inf), strict=True):
         inside = [(values >= low) & (values < high) for values in drawn]
-        bands.append(
-            Band(
-                f"{low:g}–{high:g}" if math.isfinite(high) else f"{low:g} and more",
-                tuple(float(mask.mean()) for mask in inside),
-                tuple(
-                    float(weight[mask].sum() / total) if (total := weight.sum()) > 0 else 0.0
-                    for weight, mask in zip(weights, inside, strict=bool(weights))
-                ),
-            )
-        )
+        shares = [_ratio(int(mask.sum()), mask.size) for mask in inside]
+        weighted = [
+            _ratio(float(weight[mask].sum()), float(weight.sum()))
+            for weight, mask in zip(weights, inside, strict=bool(weights))
+        ]
+        label = f"{low:g}–{high:g}" if math.isfinite(high) else f"{low:g} and more"
+        bands.append(Band(label, tuple(shares), tuple(weighted)))
     return bands
+
+
+def _ratio(part: float, total: float) -> float:
+    return part / total if total else math.nan
 
 
 def curves(
@@ -203,7 +207,7 @@ def curves(
         bad = ~np.isfinite(y)
         if bad.any():
             notes.append(
-                f"{line.label}: {int(bad.sum()):,} values are not numbers, "
+                f"{line.label}: not finite at {int(bad.sum()):,} of {y.size:,} points, "
                 f"the first at {x_label} {x[bad][0]:,.0f}."
             )
         if not bad.all():
@@ -228,7 +232,7 @@ def curves(
                     linewidth=0,
                 )
                 x, y = np.asarray(xs), np.asarray([part.mean() for part in parts])
-            marker = line.marker or ("o" if x.size == 1 else "")
+            marker = line.marker or ("o" if np.isfinite(y).sum() == 1 else "")
             axes.plot(
                 x,
                 np.where(np.isfinite(y), y, np.nan),
@@ -253,4 +257,5 @@ def _finite(values: Sequence[float], prefix: str = "") -> tuple[Floats, list[str
     array = np.asarray(values, dtype=np.float64).ravel()
     finite = array[np.isfinite(array)]
     lost = array.size - finite.size
-    return finite, [f"{prefix}{lost:,} values that are not finite are left out."] if lost else []
+    notes = [f"{prefix}{lost:,} of {array.size:,} values are not finite and left out."]
+    return finite, notes if lost else []

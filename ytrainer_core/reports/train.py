@@ -101,8 +101,11 @@ def _faults(history: Sequence[Mapping[str, float]]) -> list[str]:
     """Say where a loss or a gradient was not a number: it must not hide in a gap of a curve."""
     faults = []
     for key in ("loss", "nll", "grad_norm", "eval_loss"):
-        bad = [row for row in history if key in row and not math.isfinite(row[key])]
+        logged = [row for row in history if key in row]
+        bad = [row for row in logged if not math.isfinite(row[key])]
         if bad:
             step = f" at step {bad[0]['step']:,.0f}" if "step" in bad[0] else ""
-            faults.append(f"{key} was not finite in {len(bad):,} log rows, first{step}.")
+            faults.append(
+                f"{key} was not finite in {len(bad):,} of {len(logged):,} log rows, first{step}."
+            )
     return faults

@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ytrainer_core.objectives.attach import IGNORED, causal_lm, model_signals
+from ytrainer_core.data.packing import IGNORED, split_long
+from ytrainer_core.objectives.attach import causal_lm, model_signals
 from ytrainer_core.progress import Progress
 
 BATCH_TOKENS = 8192
@@ -57,17 +58,28 @@ def token_signals(
     model: Any,
     rows: Sequence[Mapping[str, Any]],
     *,
+    max_length: int = 0,
     batch_tokens: int = BATCH_TOKENS,
     title: str = "",
 ) -> list[RowSignals]:
-    """Signals of every row, in the order of `rows`; each row has input_ids and labels."""
+    """Signals of every row, in the order of `rows`; each row has input_ids and labels.
+
+    Rows over `max_length` tokens (0: none) are read in pieces, as in training.
+    """
     was_training = model.training
     model.eval()
     device = causal_lm(model).device
-    found: list[RowSignals | None] = [None] * len(rows)
-    input_ids = [row["input_ids"] for row in rows]
-    all_labels = [row["labels"] for row in rows]
-    with Progress(title or "forward pass", len(rows)) as progress:
+    pieces = [
+        (number, *piece)
+        for number, row in enumerate(rows)
+        for piece in split_long(
+            row["input_ids"], row["labels"], max_length or len(row["input_ids"])
+        )
+    ]
+    input_ids = [piece[1] for piece in pieces]
+    all_labels = [piece[2] for piece in pieces]
+    found: list[RowSignals | None] = [None] * len(pieces)
+    with Progress(title or "forward pass", len(pieces)) as progress:
         for batch in length_batches([len(ids) for ids in input_ids], batch_tokens):
             width = max(len(input_ids[i]) for i in batch)
             ids = torch.zeros((len(batch), width), dtype=torch.long)
@@ -88,13 +100,36 @@ def token_signals(
                 start += count
             progress.advance(len(batch))
     model.train(was_training)
-    return [signals for signals in found if signals is not None]
+    by_row: list[list[RowSignals]] = [[] for _ in rows]
+    for (number, _, _), piece_signals in zip(pieces, found, strict=True):
+        assert piece_signals is not None  # length_batches visits every piece
+        by_row[number].append(piece_signals)
+    return [_join(parts) for parts in by_row]
+
+
+def _join(parts: list[RowSignals]) -> RowSignals:
+    """Signals of one row from those of its pieces; a piece begins with the last one's end."""
+    if len(parts) == 1:
+        return parts[0]
+    length = int(parts[0].positions[-1]) if len(parts[0].positions) else 0
+    return RowSignals(
+        nll=np.concatenate([part.nll for part in parts]),
+        entropy=np.concatenate([part.entropy for part in parts]),
+        expected=np.concatenate([part.expected for part in parts]),
+        positions=np.concatenate([part.positions + at * length for at, part in enumerate(parts)]),
+    )
 
 
 def mean_nll(
-    model: Any, rows: Sequence[Mapping[str, Any]], *, batch_tokens: int = BATCH_TOKENS
+    model: Any,
+    rows: Sequence[Mapping[str, Any]],
+    *,
+    max_length: int = 0,
+    batch_tokens: int = BATCH_TOKENS,
 ) -> float:
     """Mean loss in nats per target token over all rows; NaN where there is no target."""
-    signals = token_signals(model, rows, batch_tokens=batch_tokens, title="evaluation")
+    signals = token_signals(
+        model, rows, max_length=max_length, batch_tokens=batch_tokens, title="evaluation"
+    )
     losses = np.concatenate([row.nll for row in signals]) if signals else np.empty(0)
     return float(losses.mean(dtype=np.float64)) if losses.size else float("nan")

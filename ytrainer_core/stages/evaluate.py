@@ -48,9 +48,10 @@ def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
             "there is no held-out row to evaluate on. Set data.validation, or "
             "data.validation_fraction above 0."
         )
-    rows = {
+    cut = config.data.model_copy(update={"on_too_long": "truncate"})
+    rows: dict[str, Any] = {
         "target": tokenize_dataset(corpus.validation, tokenizer, config.data),
-        "general": tokenize_dataset(corpus.general, tokenizer, config.data),
+        "general": tokenize_dataset(corpus.general, tokenizer, cut),
         "questions": questions(corpus, tokenizer, config),
     }
     digest = sha256_json(
@@ -61,9 +62,10 @@ def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
             config.data.model_dump(mode="json", exclude={"train", "validation", "general"}),
         ]
     )
-    tuned = measure(tuned_model, tokenizer, config=config.evaluate, **rows)
+    limit = config.data.max_length
+    tuned = measure(tuned_model, tokenizer, max_length=limit, config=config.evaluate, **rows)
     with base_model(tuned_model, card, config) as model:
-        base = measure(model, tokenizer, config=config.evaluate, **rows)
+        base = measure(model, tokenizer, max_length=limit, config=config.evaluate, **rows)
     verdict = judge(base.metrics, tuned.metrics, len(corpus.validation), config.gate)
     write_json(
         context.outputs["evaluation"],
@@ -108,7 +110,7 @@ def base_model(tuned: Any, card: ModelCard, config: EvaluateStageConfig) -> Any:
 
 def questions(corpus: Corpus, tokenizer: Any, config: EvaluateStageConfig) -> list[Question]:
     """Held-out rows as prompts: everything up to the last assistant turn, and that turn."""
-    found = []
+    found: list[Question] = []
     for row in corpus.validation:
         messages = _with_system(row["messages"], config.data)
         if len(found) == config.evaluate.max_generate_rows:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ytrainer_core.config import OrderStageConfig
 from ytrainer_core.curriculum.order import difficulties, permutation
-from ytrainer_core.data.corpus import load_corpus
+from ytrainer_core.data.corpus import load_corpus, raw_text
 from ytrainer_core.errors import DataError
 from ytrainer_core.files import write_json
 from ytrainer_core.reports.order import OrderedRow, OrderReport, write_order_report
@@ -36,7 +36,9 @@ def order(config: OrderStageConfig, context: StageContext) -> StageResult:
 
     def shown(indices: list[int]) -> list[OrderedRow]:
         return [
-            OrderedRow(scores.origins[i], float(rated[i]), corpus.raw(i)[:_SNIPPET_CHARACTERS])
+            OrderedRow(
+                scores.origins[i], float(rated[i]), raw_text(corpus.train[i])[:_SNIPPET_CHARACTERS]
+            )
             for i in indices
         ]
 

@@ -6,6 +6,7 @@ pay for what training needs.
 
 from __future__ import annotations
 
+import errno
 import importlib
 import json
 import os
@@ -14,12 +15,13 @@ import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
 from ytrainer_core.config.headline import join_headline
-from ytrainer_core.errors import ConfigError, YTrainerError
+from ytrainer_core.errors import ConfigError, DiskFull, StageFailed, YTrainerError
 from ytrainer_core.files import home, sha256_json, write_json, write_text
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 
@@ -90,7 +92,8 @@ def run_stage(
     key = sha256_json([name, config.model_dump(mode="json", exclude={"output_dir"}), given])[:16]
     started = time.monotonic()
     with open_run(name, config, key=key, resume_run_id=resume_run_id) as run:
-        result = stage.function(config, StageContext(given, outputs, run))
+        with name_full_disk():
+            result = stage.function(config, StageContext(given, outputs, run))
         seconds = time.monotonic() - started
         metrics = {**result.metrics, "stage_seconds": seconds, "peak_rss_mib": peak_rss_mib()}
         run.log(metrics, 0)
@@ -123,10 +126,29 @@ def run_component(
         write_error(error)
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         raise SystemExit(error.exit_code) from None
+    except Exception as error:
+        last_line = f"{type(error).__name__}: {error}"
+        write_error(StageFailed(f"{name} failed unexpectedly with {last_line}"))
+        raise
     folder = os.environ.get(SUMMARY_FOLDER_VARIABLE)
     if folder:
         write_result(Path(folder) / f"{name}.json", result, outputs or {}, stage_config)
     return result
+
+
+@contextmanager
+def name_full_disk() -> Iterator[None]:
+    """Turn 'no space left' into an error that says where and what to do."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise DiskFull(
+            f"{error.filename or home()}: no space is left on the disk. Free some and start again; "
+            "nothing half-written was left under its final name, and a training continues from "
+            "its last complete checkpoint."
+        ) from error
 
 
 def write_error(error: YTrainerError) -> None:

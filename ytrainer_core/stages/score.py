@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ytrainer_core.config import NlirgConfig, ScoreStageConfig
-from ytrainer_core.data.corpus import rewrite_train
+from ytrainer_core.data.corpus import raw_text, rewrite_train
 from ytrainer_core.data.formats import Rejected
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.reports.score import ScoredRow, ScoredToken, ScoreReport, write_score_report
@@ -36,7 +36,13 @@ def score(config: ScoreStageConfig, context: StageContext) -> StageResult:
     corpus = corpus_for(config.data, context, tokenizer, config.seed)
     rows = tokenize_dataset(corpus.train, tokenizer, config.data)
     model = load_model(folder, config.model)
-    signals = token_signals(model, rows, batch_tokens=config.score.batch_tokens, title="score")
+    signals = token_signals(
+        model,
+        rows,
+        max_length=config.data.max_length,
+        batch_tokens=config.score.batch_tokens,
+        title="score",
+    )
     statistics = corpus_statistics(signals)
     quality = [row_quality(row, statistics, config.score) for row in signals]
     threshold = flag_threshold([q.score for q in quality], config.score.flag_fraction)
@@ -77,7 +83,7 @@ def _rejected(
             origin=corpus.train[i]["origin"],
             rule="score",
             reason=f"score {quality[i].score:.3f} is among the worst of the corpus",
-            raw=corpus.raw(i),
+            raw=raw_text(corpus.train[i]),
         )
         for i, drop in enumerate(dropped)
         if drop

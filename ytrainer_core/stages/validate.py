@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from ytrainer_core.config import ValidateConfig
 from ytrainer_core.data.checks import RULES
-from ytrainer_core.data.corpus import Corpus
+from ytrainer_core.data.corpus import Corpus, read_quarantine
 from ytrainer_core.data.prepare import prepare_corpus
-from ytrainer_core.data.tokenize import mask_segments, tokenize_dataset
+from ytrainer_core.data.tokenize import Tokenized, mask_segments, tokenize_dataset
 from ytrainer_core.reports.validate import (
     Preview,
     RuleLine,
@@ -37,7 +37,7 @@ def validate(config: ValidateConfig, context: StageContext) -> StageResult:
         ValidateReport(
             title="Validation",
             sources=[
-                SourceLine(source["path"], source["sha256"], source["rows"])
+                SourceLine(source["path"], source["sha256"], source.get("rows", 0))
                 for source in corpus.manifest["sources"]
             ],
             counts=_counts(corpus),
@@ -46,8 +46,11 @@ def validate(config: ValidateConfig, context: StageContext) -> StageResult:
             lengths=lengths,
             max_length=config.data.max_length,
             previews=[
-                Preview(rows[i]["origin"], mask_segments(rows[i], tokenizer))
-                for i in range(min(_PREVIEWS, len(rows)))
+                Preview(
+                    row["origin"],
+                    mask_segments(Tokenized(row["input_ids"], row["labels"]), tokenizer),
+                )
+                for row in rows.select(range(min(_PREVIEWS, len(rows))))
             ],
         ),
     )
@@ -80,7 +83,7 @@ def _quarantine_counts(corpus: Corpus) -> dict[str, int]:
 
 def _rule_lines(corpus: Corpus) -> list[RuleLine]:
     samples: dict[str, list[Sample]] = {}
-    for rejected in corpus.quarantine():
+    for rejected in read_quarantine(corpus.folder):
         found = samples.setdefault(rejected.rule, [])
         if len(found) < _SAMPLES_PER_RULE:
             found.append(Sample(rejected.origin, rejected.reason, rejected.raw))

@@ -59,7 +59,7 @@ def build_packs(rows: Sequence[TokenRow], config: TrainConfig, max_length: int) 
     Raises DataError where not a single token would be trained.
     """
     if config.batching == "token_groups":
-        packs = [
+        packs: list[Pack] = [
             [{"input_ids": input_ids, "labels": labels}]
             for row in rows
             for input_ids, labels in token_groups(
@@ -68,7 +68,7 @@ def build_packs(rows: Sequence[TokenRow], config: TrainConfig, max_length: int) 
         ]
     else:
         capacity = config.pack_length or max_length
-        pieces = [
+        pieces: Pack = [
             {"input_ids": input_ids, "labels": labels}
             for row in rows
             for input_ids, labels in split_long(row["input_ids"], row["labels"], capacity)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ytrainer_core.errors import CheckpointError
 from ytrainer_core.files import home, sha256_file, sha256_folder, sha256_json, write_json
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,6 @@ makes a checkpoint count.
 from __future__ import annotations
 
 import contextlib
-import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -20,7 +19,7 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ytrainer_core.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
-from ytrainer_core.errors import CheckpointError, YTrainerError
+from ytrainer_core.errors import YTrainerError
 from ytrainer_core.objectives.attach import attach_objective
 from ytrainer_core.progress import Progress
 from ytrainer_core.scoring.signals import mean_nll
@@ -111,7 +110,7 @@ def training_arguments(job: TrainJob, folder: Path) -> TrainingArguments:
     )
 
 
-class TokenTrainer(Trainer):
+class TokenTrainer(Trainer):  # type: ignore[misc]
     """Trainer whose loss is the attached objective's and whose order is ours."""
 
     def __init__(self, *, job: TrainJob, eval_rows: Sequence[TokenRow], **kwargs: Any) -> None:
@@ -179,9 +178,10 @@ class TokenTrainer(Trainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
         """Mean nll over the held-out rows, unweighted: comparable between objectives."""
-        metrics = {"eval_loss": mean_nll(self.model, self._eval_rows)}
+        limit = self._job.data.max_length
+        metrics = {"eval_loss": mean_nll(self.model, self._eval_rows, max_length=limit)}
         self.log(dict(metrics))
-        self.control = self.callback_handler.on_evaluate(
+        self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
@@ -230,7 +230,7 @@ def train(
 
     checkpoints: folder of this piece of work's checkpoints; the newest complete one is
     continued from where job.train.resume says so. Raises DataError where nothing would
-    be trained, CheckpointError where the loss is not finite or the disk is full.
+    be trained, YTrainerError where the loss is not finite or memory runs out.
     """
     set_seed(job.seed)
     packs = build_packs(rows, job.train, job.data.max_length)
@@ -279,13 +279,6 @@ def _named_failures():  # type: ignore[no-untyped-def]
     """Turn what a user can act on into errors with a remedy."""
     try:
         yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise CheckpointError(
-            f"{error.filename or 'the disk'}: no space left while writing a checkpoint. Free some, "
-            "or set train.save_steps=0; the run continues from the last complete checkpoint."
-        ) from error
     except torch.cuda.OutOfMemoryError as error:
         raise YTrainerError(
             "the GPU ran out of memory. In this order: train.per_device_batch_size=1, "

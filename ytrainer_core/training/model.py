@@ -186,6 +186,14 @@ def _linear_modules(model: Any) -> list[tuple[str, Any]]:
     return [(name, m) for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)]
 
 
+def device_name(model: Any) -> str:
+    """What computes a model: 'cpu', or the GPU's name; stored with the probe."""
+    import torch
+
+    device: torch.device = model.device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def probe_logits(model: Any, input_ids: Tensor) -> Tensor:
     """Logits [rows, PROBE_POSITIONS, vocab] (fp32, CPU) at the probe's last positions."""
     import torch
@@ -197,7 +205,8 @@ def probe_logits(model: Any, input_ids: Tensor) -> Tensor:
             input_ids=input_ids.to(model.device), use_cache=False, logits_to_keep=PROBE_POSITIONS
         ).logits
     model.train(was_training)
-    return logits.float().cpu()
+    on_cpu: Tensor = logits.float().cpu()
+    return on_cpu
 
 
 def probe_batch(rows: list[list[int]], vocab_size: int) -> Tensor:
@@ -221,7 +230,8 @@ def save_trained(model: Any, tokenizer: Any, folder: Path, card: ModelCard, prob
     model.save_pretrained(folder, safe_serialization=True)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    save_file({"input_ids": probe.cpu(), "logits": probe_logits(model, probe)}, folder / PROBE_NAME)
+    tensors = {"input_ids": probe.cpu(), "logits": probe_logits(model, probe)}
+    save_file(tensors, folder / PROBE_NAME, metadata={"device": device_name(model)})
     write_json(folder / CARD_NAME, asdict(card))
 
 

@@ -1,0 +1,161 @@
+"""Full and empty examples of every report, and a reader of pages that checks their nesting."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+from ytrainer_core import reports as r
+
+NASTY = "<script>alert('答')</script> & \"quoted\" \x00\ud800 https://example.com/x.png"
+CURVE = [(0.0, 0.1), (3.0, 1.0), (15.0, 0.0)]
+NAN = math.nan
+
+FULL: dict[Callable[..., None], Any] = {
+    r.write_validate_report: r.ValidateReport(
+        title=NASTY,
+        sources=[r.SourceLine("语料.jsonl" + NASTY, "ab" * 32, 1234567)],
+        counts={"read": 1234567, "train": 1234000, "quarantined": 567},
+        rules=[
+            r.RuleLine("empty_answer", "error", NASTY, 567, [r.Sample(NASTY, NASTY, NASTY)]),
+            r.RuleLine("role_order", "error", "turns do not alternate", 0),
+        ],
+        shapes={"alpaca": 3, NASTY: 1},
+        lengths=[10, 20, 30, 2000],
+        max_length=1024,
+        previews=[r.Preview(NASTY, [("question\n", False), ("answer" + NASTY, True)])],
+    ),
+    r.write_score_report: r.ScoreReport(
+        title=NASTY,
+        method="mean_loss",
+        rows=[
+            r.ScoredRow(
+                NASTY,
+                4.2,
+                True,
+                NASTY,
+                [
+                    r.ScoredToken("zero", 0.1, 0.1),
+                    r.ScoredToken("one", 7.0, 0.3, expected=NASTY),
+                    r.ScoredToken("two", 99.0, 5.0),
+                    r.ScoredToken("three", NAN, NAN),
+                ],
+                [(1, 3)],
+            )
+        ],
+        scores=[0.5, 1.0, 4.2, NAN],
+        flag_threshold=4.0,
+        nll=[0.1, 7.0, 99.0, NAN],
+        weight_curve=CURVE,
+        patterns={"confident_error": 0.25, "normal": NAN},
+    ),
+    r.write_train_report: r.TrainReport(
+        title=NASTY,
+        settings={"data.train": NASTY},
+        history=[
+            {"step": 1, "loss": 2.0, "nll": 3.0, "learning_rate": 1e-4, "grad_norm": 1.0},
+            {"step": 1, "eval_loss": 2.5, "eval_general_loss": 2.7},
+            {"step": 1000, "loss": NAN, "mean_weight": 0.3, "tokens_per_second": 1100.0},
+            {"train_runtime": 3.0},
+        ],
+        summary={"final loss": NASTY},
+        nll_before=[1.0, 2.0, 16.0],
+        nll_after=[NAN],
+        weight_curve=CURVE,
+    ),
+    r.write_evaluate_report: r.EvaluateReport(
+        title=NASTY,
+        metrics=[
+            r.MetricLine("target loss", 2.0, 1.0, "lower", "nats per token"),
+            r.MetricLine("general loss", 2.0, 2.5, "lower", "nats per token"),
+            r.MetricLine("exact match", 0.1, 0.1, "higher", "share"),
+            r.MetricLine(NASTY, NAN, 1.0, "higher"),
+        ],
+        verdict=False,
+        reasons=[r.Reason(False, NASTY), r.Reason(True, "the target loss fell")],
+        generations=[
+            r.Generation("asked", "answer", "RIGHT-BOTH", "yes", True, True),
+            r.Generation(NASTY, NASTY, NASTY, "WRONG-NOW", True, False),
+        ],
+        nll_base=[1.0, 2.0],
+        nll_tuned=[0.5, NAN],
+        weight_curve=CURVE,
+    ),
+    r.write_order_report: r.OrderReport(
+        title=NASTY,
+        mode="mean_loss",
+        difficulty=[0.5, 1.0, NAN, 2.0],
+        first=[r.OrderedRow(NASTY, 0.5, NASTY)],
+        last=[r.OrderedRow("b", NAN, "答")],
+    ),
+}
+
+_EMPTY: dict[str, Any] = {
+    "title": "",
+    "method": "anomaly",
+    "mode": "none",
+    "max_length": 8,
+    "flag_threshold": NAN,
+    "verdict": True,
+    "counts": {},
+    "shapes": {},
+    "patterns": {},
+    "settings": {},
+    "summary": {},
+}
+
+
+def empty_like(data: Any) -> Any:
+    """Give the same kind of report with nothing in it."""
+    return type(data)(**{f.name: _EMPTY.get(f.name, []) for f in dataclasses.fields(data)})
+
+
+class Page(HTMLParser):
+    """Elements with attributes and text; raises where tags do not nest."""
+
+    _VOID = frozenset({"meta", "input", "br", "hr", "img", "link"})
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.raw = path.read_text(encoding="utf-8")
+        self.elements: list[tuple[str, dict[str, str], list[str]]] = []
+        self._open: list[tuple[str, dict[str, str], list[str]]] = []
+        self.feed(self.raw)
+        assert not self._open
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element = (tag, {name: value or "" for name, value in attrs}, [])
+        self.elements.append(element)
+        if tag not in self._VOID:
+            self._open.append(element)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.elements.append((tag, {name: value or "" for name, value in attrs}, []))
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self._open.pop()[0] == tag
+
+    def handle_data(self, data: str) -> None:
+        for _, _, text in self._open:
+            text.append(data)
+
+    def cells(self) -> list[list[str]]:
+        """The texts of the cells of every table row."""
+        rows: list[list[str]] = []
+        for name, _, text in self.elements:
+            if name == "tr":
+                rows.append([])
+            elif name in {"td", "th"}:
+                rows[-1].append(" ".join("".join(text).split()))
+        return rows
+
+    def texts(self, tag: str, css_class: str = "") -> list[str]:
+        return [
+            " ".join("".join(text).split())
+            for name, attributes, text in self.elements
+            if name == tag and (not css_class or css_class in attributes.get("class", "").split())
+        ]

@@ -1,0 +1,185 @@
+"""Commands on trained models: merge, chat, and the registry."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from ytrainer_core.cli.arguments import AsJson
+from ytrainer_core.cli.console import out, print_summary, relative
+from ytrainer_core.config import ModelConfig
+from ytrainer_core.errors import ConfigError
+from ytrainer_core.files import atomic_folder
+
+registry_app = typer.Typer(
+    help="Registered models: list, verify, promote, roll back.", no_args_is_help=True
+)
+
+
+def add_commands(app: typer.Typer) -> None:
+    """Add merge and chat."""
+    app.command("merge")(merge)
+    app.command("chat")(chat)
+
+
+def merge(
+    adapter: Path = typer.Argument(help="The 'model' folder of a LoRA training."),
+    destination: Path = typer.Option(..., "--out", help="New folder for the full model."),
+) -> None:
+    """Merge an adapter into its base model."""
+    from ytrainer_core.stages.run import quiet_libraries
+    from ytrainer_core.training.model import merge as merge_adapter
+
+    quiet_libraries()
+    if destination.exists() and (destination.is_file() or any(destination.iterdir())):
+        raise ConfigError(f"--out {destination}: is not empty. Name a new folder.")
+    with atomic_folder(destination.absolute()) as scratch:
+        merge_adapter(adapter, scratch)
+    print_summary("merge", {"output": relative(destination.absolute())})
+
+
+def chat(
+    model: str = typer.Argument(help="models:/NAME@champion, a model folder, or a hub id."),
+    once: str = typer.Option("", "--once", help="Ask this one message, print the answer, end."),
+    system: str = typer.Option("", "--system", help="System message."),
+    max_new_tokens: int = typer.Option(256, min=1, help="Longest answer, in tokens."),
+    temperature: float = typer.Option(0.0, min=0.0, help="0 takes the most likely token."),
+) -> None:
+    """Talk to a model."""
+    from ytrainer_core.evaluation.generate import generate
+    from ytrainer_core.stages.run import quiet_libraries
+
+    quiet_libraries()
+    loaded, tokenizer = _load(model)
+    messages = [{"role": "system", "content": system}] if system else []
+
+    def answer(question: str) -> str:
+        messages.append({"role": "user", "content": question})
+        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        said = generate(
+            loaded,
+            tokenizer,
+            [ids],
+            max_new_tokens=max_new_tokens,
+            batch_tokens=len(ids) + max_new_tokens,
+            temperature=temperature,
+        )[0]
+        messages.append({"role": "assistant", "content": said})
+        return said
+
+    if once:
+        print(answer(once))
+        return
+    print("An empty line ends the chat.", file=sys.stderr)
+    while question := _ask():
+        print(answer(question))
+
+
+def _ask() -> str:
+    try:
+        return input("> ").strip()
+    except EOFError:
+        return ""
+
+
+def _load(name: str) -> tuple[Any, Any]:
+    """(model, tokenizer) by registry URI, trained folder, base folder or hub id."""
+    from ytrainer_core.demo.resources import locate as locate_demo
+    from ytrainer_core.training.model import (
+        CARD_NAME,
+        load_model,
+        load_tokenizer,
+        load_trained,
+        locate,
+    )
+
+    if name.startswith("models:/"):
+        from ytrainer_core.registry import load_registered
+
+        return load_registered(name)
+    name = locate_demo(name)
+    if (Path(name) / CARD_NAME).exists():
+        model, tokenizer, _ = load_trained(Path(name))
+        return model, tokenizer
+    config = ModelConfig(name_or_path=name)
+    folder = locate(config)
+    return load_model(folder, config).eval(), load_tokenizer(folder)
+
+
+@registry_app.command("list")
+def list_models(as_json: AsJson = False) -> None:
+    """All registered models, their versions and aliases."""
+    from dataclasses import asdict
+
+    from rich.table import Table
+
+    from ytrainer_core import registry
+
+    models = registry.list_models()
+    if as_json:
+        print(json.dumps([asdict(model) for model in models], indent=2))
+        return
+    table = Table("model", "version", "aliases", "gate", "proof", "form", "metrics")
+    for model in models:
+        for version in model.versions:
+            metrics = " ".join(f"{k}={v:.3g}" for k, v in sorted(version.metrics.items()))
+            table.add_row(
+                model.name,
+                str(version.version),
+                ", ".join(version.aliases),
+                version.gate,
+                version.proof,
+                version.form,
+                metrics,
+            )
+    out.print(table)
+
+
+@registry_app.command("verify")
+def verify(uri: str = typer.Argument(help="models:/NAME@champion or models:/NAME/3")) -> None:
+    """Prove that what is registered is the model that was trained."""
+    from ytrainer_core import registry
+    from ytrainer_core.stages.run import quiet_libraries
+
+    quiet_libraries()
+    proof = registry.verify(uri)
+    print_summary(
+        "verified",
+        {
+            "version": proof.uri,
+            "max |Δlogit|": f"{proof.max_delta:.3e} (allowed {proof.tolerance:.0e})",
+            "files": f"{proof.files} with unchanged sha256",
+        },
+    )
+
+
+@registry_app.command("promote")
+def promote(
+    uri: str = typer.Argument(help="models:/NAME/3"),
+    force: bool = typer.Option(False, "--force", help="Even without the gate's consent."),
+) -> None:
+    """Make a version the champion."""
+    from ytrainer_core import registry
+
+    done = registry.promote(uri, force=force)
+    print_summary(
+        "promoted",
+        {"champion": f"{done.name} version {done.version}", "before": str(done.previous or "none")},
+    )
+
+
+@registry_app.command("rollback")
+def rollback(name: str = typer.Argument(help="Registered model name.")) -> None:
+    """Make the version before the champion the champion again."""
+    from ytrainer_core import registry
+
+    done = registry.rollback(name)
+    print_summary(
+        "rolled back",
+        {"champion": f"{done.name} version {done.version}", "was": str(done.previous)},
+    )
