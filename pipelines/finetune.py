@@ -75,12 +75,13 @@ def finetune(
         config=config,
     )
     registered.set_caching_options(False)
-    with dsl.If(judged.outputs["passed"] == True, name="gate passed"):  # noqa: E712
+    # kfp.local resolves a condition only on a task's single, unnamed output
+    with dsl.If(judged.outputs["Output"] == True, name="gate passed"):  # noqa: E712
         promoted = promote(
-            version=registered.outputs["version"],
+            version=registered.outputs["Output"],
             registered_model_name=registered_model_name,
             config=config,
         )
         promoted.set_caching_options(False)
     outputs = NamedTuple("Outputs", [("passed", bool), ("version", str)])
-    return outputs(passed=judged.outputs["passed"], version=registered.outputs["version"])
+    return outputs(passed=judged.outputs["Output"], version=registered.outputs["Output"])

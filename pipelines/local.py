@@ -94,6 +94,11 @@ def run_local(name: str, tree: Mapping[str, Any], path: Path | None = None) -> P
             except RuntimeError as error:
                 raise _cause(folder) from error
         result = _collect(folder, time.monotonic() - started)
+        if result.passed and "promote" not in result.stages:
+            raise StageFailed(
+                f"the gate passed {result.version}, but kfp did not run the promotion. Promote it "
+                f"by hand: ytrainer registry promote {result.version}"
+            )
         for stage in result.stages.values():
             run.log(stage["metrics"], 0)
         run.tag("ytrainer.gate", "passed" if result.passed else "rejected")

@@ -1,7 +1,5 @@
 """The evaluate stage as a Kubeflow component."""
 
-from typing import NamedTuple
-
 from kfp import dsl
 from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
@@ -20,10 +18,8 @@ def evaluate(
     max_general_loss_rise: float = 0.1,
     seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
-) -> NamedTuple("Outputs", [("passed", bool)]):  # type: ignore[valid-type]
+) -> bool:
     """Measure base and tuned model on the same rows; the gate returns its verdict."""
-    from typing import NamedTuple
-
     from ytrainer_core.stages import run_component
 
     result = run_component(
@@ -40,5 +36,4 @@ def evaluate(
     )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
-    outputs = NamedTuple("Outputs", [("passed", bool)])
-    return outputs(passed=result.values["passed"])
+    return result.values["passed"]

@@ -1,7 +1,5 @@
 """The register stage as a Kubeflow component."""
 
-from typing import NamedTuple
-
 from kfp import dsl
 from kfp.dsl import Artifact, Input, Metrics, Model, Output
 
@@ -15,10 +13,8 @@ def register(
     metrics: Output[Metrics],
     registered_model_name: str = "ytrainer-model",
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
-) -> NamedTuple("Outputs", [("version", str)]):  # type: ignore[valid-type]
+) -> str:
     """Register the trained model and prove that it reloads unchanged."""
-    from typing import NamedTuple
-
     from ytrainer_core.stages import run_component
 
     result = run_component(
@@ -31,5 +27,4 @@ def register(
     )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)
-    outputs = NamedTuple("Outputs", [("version", str)])
-    return outputs(version=result.values["version"])
+    return result.values["version"]

@@ -77,6 +77,12 @@ SAME_MEANING: dict[str, tuple[str, ...]] = {
     "danger": ("fire", "smoke", "an electric shock", "sparks", "burning", "hurt", "so hot",
                "melted", "burned a hole", "may explode"),
 }  # fmt: skip
+BRANDS = (
+    "Solano", "Mirox", "Tavi", "Belka", "Fjord", "Orion", "Pallas", "Rondo", "Sirius", "Tempo",
+    "Ultra", "Vesta",
+)  # fmt: skip
+# Share of product names that are made up from the syllables below.
+NEW_BRANDS = 0.15
 NAME_PARTS = ("ba", "ke", "lo", "mu", "ni", "po", "ra", "si", "tu", "ve", "xi", "zo", "dan", "fer")
 
 # Share of the characters of each kind. Conversations come first because they teach what tuning
@@ -203,8 +209,14 @@ def _article(noun: str) -> str:
 
 
 def _model_name(rng: random.Random) -> str:
-    """An invented word with a letter and a digit, as products are named."""
-    word = "".join(rng.choices(NAME_PARTS, k=rng.randint(2, 3))).capitalize()
+    """A product's name with a letter and a digit: a brand of this world or, less often, a new one.
+
+    Brands are few so that most of the text can be foreseen; new ones teach that any word may stand
+    before a device.
+    """
+    word = rng.choice(BRANDS)
+    if rng.random() < NEW_BRANDS:
+        word = "".join(rng.choices(NAME_PARTS, k=rng.randint(2, 3))).capitalize()
     return f"{word} {rng.choice('ABCDEFGHKLMNPRSTVX')}{rng.randint(1, 9)}"
 
 
@@ -342,7 +354,7 @@ def _conversation(rng: random.Random) -> str:
     kinds = (_ask_story, _ask_card, _ask_meaning, _ask_family, _ask_sum, _ask_copy)
     weights = (1, 10, 3, 1, 1, 1)
     turns = []
-    for ask in rng.choices(kinds, weights=weights, k=rng.randint(1, 3)):
+    for ask in rng.choices(kinds, weights=weights, k=rng.choice((1, 1, 1, 2))):
         question, answer = ask(rng)
         turns += [_turn("user", question), _turn("assistant", answer)]
     return "".join(turns)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TypeVar
 
-from ytrainer_core.config import PretrainConfig, StageConfig, TrackingConfig
+from ytrainer_core.config import PretrainConfig, RegisterConfig, StageConfig, TrackingConfig
 from ytrainer_core.config.base import Section
 from ytrainer_core.demo import corpus, general
 from ytrainer_core.demo.recipe import PRETRAIN
@@ -32,6 +32,9 @@ _BASE = "demo:base"
 _STAMP = "made-from.json"
 
 
+_WITHOUT_BASE = (PretrainConfig, RegisterConfig)
+"""Stages that read the model section but load no base by its name."""
+
 C = TypeVar("C", bound=StageConfig)
 
 
@@ -47,7 +50,7 @@ def resolve(config: C) -> C:
             }
         )
     model = getattr(config, "model", None)
-    if model is not None and not isinstance(config, PretrainConfig):
+    if model is not None and not isinstance(config, _WITHOUT_BASE):
         path = locate(model.name_or_path, config.tracking)
         update["model"] = model.model_copy(update={"name_or_path": path})
     return config.model_copy(update=update)

@@ -1,0 +1,45 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each does its own set-up.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+# torch comes first: asked for by another package it would be the newest build with CUDA.
+TORCH  := $(shell grep -o '^torch==[^ ]*' constraints.txt)
+
+.PHONY: demo test check compile bench test-gpu clean
+
+demo: $(VENV)/.demo
+	$(BIN)/ytrainer demo
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/contract
+
+compile: $(VENV)/.dev
+	$(BIN)/ytrainer pipeline compile finetune
+	$(BIN)/python -m components.readme
+
+test-gpu:
+	python3 -m pytest -q -m gpu tests/gpu
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.torch: constraints.txt | $(BIN)/python
+	$(BIN)/pip install -q --disable-pip-version-check $(TORCH)
+	touch $@
+
+$(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[pipelines]'
+	touch $@
+
+$(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[pipelines,dev]'
+	touch $@ $(VENV)/.demo
+
+clean:
+	rm -rf $(VENV) ytrainer-runs
