@@ -71,6 +71,7 @@ def finetune(
     registered = register(
         model=tuned.outputs["model"],
         evaluation=judged.outputs["evaluation"],
+        model_name_or_path=model_name_or_path,
         registered_model_name=registered_model_name,
         config=config,
     )

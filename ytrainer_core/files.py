@@ -62,8 +62,13 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         if path.is_dir():
             retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))
             os.replace(path, retired / "old")
-            os.replace(scratch, path)
-            shutil.rmtree(retired)
+            try:
+                os.replace(scratch, path)
+            except BaseException:
+                os.replace(retired / "old", path)
+                raise
+            finally:
+                shutil.rmtree(retired)
         else:
             path.unlink(missing_ok=True)
             os.replace(scratch, path)

@@ -11,6 +11,7 @@ def register(
     model: Input[Model],
     evaluation: Input[Artifact],
     metrics: Output[Metrics],
+    model_name_or_path: str = "demo:base",
     registered_model_name: str = "ytrainer-model",
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ) -> str:
@@ -21,6 +22,7 @@ def register(
         "register",
         config,
         headline={
+            "model_name_or_path": model_name_or_path,
             "registered_model_name": registered_model_name,
         },
         inputs={"model": model.path, "evaluation": evaluation.path},

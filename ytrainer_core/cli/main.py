@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -21,6 +22,8 @@ from ytrainer_core.errors import YTrainerError
 
 CANCELLED = 5
 FAILED = 4
+_TYPERS_INTERRUPT = 130
+"""What typer makes of Ctrl-C and SIGTERM before we see them."""
 
 app = typer.Typer(
     name="ytrainer",
@@ -66,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         code = app(words, standalone_mode=False)
     except YTrainerError as error:
         if debug:
-            raise
+            traceback.print_exc()
         for fault in error.faults:
             console.print(f"[bold red]error:[/] {_escape(fault)}")
         sys.exit(error.exit_code)
@@ -77,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(leaving.exit_code)
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         if hasattr(error, "format_message") and hasattr(error, "exit_code"):  # click's usage errors
             console.print(f"[bold red]error:[/] {_escape(error.format_message())}")
             sys.exit(error.exit_code)
@@ -86,6 +89,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "This is not an error that ytrainer knows. The same command with --debug shows where."
         )
         sys.exit(FAILED)
+    if code == _TYPERS_INTERRUPT:
+        console.print("cancelled")
+        sys.exit(CANCELLED)
     sys.exit(code if isinstance(code, int) else 0)
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import typer
@@ -12,7 +14,7 @@ import typer
 from ytrainer_core.cli.arguments import AsJson, Inputs, Words, named_inputs, stage_config
 from ytrainer_core.cli.console import err, out, print_summary, relative
 from ytrainer_core.config import STAGE_CONFIGS, SftConfig, StageConfig, dump_json
-from ytrainer_core.errors import ConfigError
+from ytrainer_core.errors import ConfigError, DataError
 from ytrainer_core.files import atomic_folder, home
 
 
@@ -35,10 +37,14 @@ def _stage_command(name: str) -> Callable[..., None]:
 
 def run_to_folder(name: str, config: StageConfig, inputs: dict[str, str], as_json: bool) -> None:
     """Run a stage; its outputs appear together in output_dir when it has succeeded."""
-    from ytrainer_core.stages.run import STAGES, run_stage, write_result
+    from ytrainer_core.stages.run import STAGES, name_full_disk, run_stage, write_result
 
     folder = output_folder(name, config)
-    with atomic_folder(folder) as scratch:
+    with (
+        name_full_disk(folder.parent),
+        atomic_folder(folder) as scratch,
+        samples_outlive(scratch, folder.name),
+    ):
         outputs = {
             output: scratch / (f"{output}.html" if kind == "html" else output)
             for output, kind in STAGES[name].outputs.items()
@@ -52,6 +58,24 @@ def run_to_folder(name: str, config: StageConfig, inputs: dict[str, str], as_jso
         out.print_json(json.dumps({"metrics": result.metrics, "values": result.values}))
         return
     print_summary(name, {**result.summary, "output": relative(folder)})
+
+
+@contextmanager
+def samples_outlive(scratch: Path, name: str) -> Iterator[None]:
+    """Keep the quarantined rows that a DataError points to when their scratch folder goes."""
+    try:
+        yield
+    except DataError as error:
+        samples = next((path for path in scratch.rglob("quarantine") if path.is_dir()), None)
+        if samples is None:
+            raise
+        kept = home() / "quarantine" / name
+        shutil.rmtree(kept, ignore_errors=True)
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(samples, kept)
+        raise DataError(
+            *(fault.replace(str(samples), str(kept)) for fault in error.faults)
+        ) from error
 
 
 def output_folder(name: str, config: StageConfig) -> Path:
@@ -102,7 +126,10 @@ def preview(
     assert isinstance(config, SftConfig)
     _, tokenizer = base_of(config.model)
     home().mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=home(), prefix=".preview.") as scratch:
+    with (
+        tempfile.TemporaryDirectory(dir=home(), prefix=".preview.") as scratch,
+        samples_outlive(Path(scratch), "preview"),
+    ):
         corpus = prepare_corpus(
             config.data, Path(scratch) / "dataset", tokenizer=tokenizer, seed=config.seed
         )

@@ -112,14 +112,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     """['optim.learning_rate=1e-4'] -> {'optim.learning_rate': '1e-4'}, values read as YAML."""
     parsed: dict[str, Any] = {}
+    faults = []
     for override in overrides:
         key, equals, text = override.partition("=")
         if not equals or not key:
-            raise ConfigError(f"'{override}' is not key=value. Example: optim.learning_rate=1e-4")
+            faults.append(f"'{override}' is not key=value. Example: optim.learning_rate=1e-4")
+            continue
         try:
             parsed[key.strip()] = yaml.safe_load(text) if text else ""
         except yaml.YAMLError:
             parsed[key.strip()] = text
+    if faults:
+        raise ConfigError(*faults)
     return parsed
 
 
@@ -143,12 +147,12 @@ def validate_tree(
     foreign: top-level names that belong to other stages and are left alone here.
     path: the YAML the tree came from, for line numbers in the faults.
     """
-    own = {key: value for key, value in tree.items() if key in model.model_fields}
+    own = _with_stage_defaults(model, tree)
     skipped = set(foreign)
     unknown = [key for key in tree if key not in own and key not in skipped]
     lines = key_lines(path) if path else {}
     known = [name for name, _ in walk_fields(model)]
-    faults = [_unknown_key(key, known, path, lines) for key in unknown]
+    faults = [_unknown_key(str(key), known, path, lines) for key in unknown]  # YAML: `on` is True
     try:
         config = model.model_validate(own)
     except ValidationError as error:
@@ -156,6 +160,23 @@ def validate_tree(
     if faults:
         raise ConfigError(*faults)
     return config
+
+
+def _with_stage_defaults(model: type[Section], tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of `tree` that `model` declares, each section filled with the stage's defaults.
+
+    A stage may set a section's default (pretrain: cross_entropy); naming one knob of that
+    section must not bring back the general defaults of the others.
+    """
+    own: dict[str, Any] = {}
+    for key, value in tree.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            continue
+        if isinstance(field.default, Section) and isinstance(value, Mapping):
+            value = {**field.default.model_dump(exclude_unset=True), **value}
+        own[key] = value
+    return own
 
 
 def key_lines(path: Path) -> dict[str, int]:

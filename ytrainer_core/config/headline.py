@@ -9,7 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ytrainer_core.config.base import Section, default_of, get_dotted, set_dotted, walk_fields
+from ytrainer_core.config.base import (
+    Section,
+    default_of,
+    get_dotted,
+    set_dotted,
+    validate_tree,
+    walk_fields,
+)
 from ytrainer_core.errors import ConfigError
 
 HEADLINE: dict[str, str] = {
@@ -63,7 +70,7 @@ def join_headline(
         said = get_dotted(tree, dotted)
         if value == headline_default(model, name):
             continue
-        if said is not None and as_parameter(said) != value:
+        if said is not None and _as_shown(model, dotted, said) != value:
             faults.append(
                 f"{dotted}: the parameter {name} says {value!r} and config says {said!r}. "
                 "Set it in one place."
@@ -77,20 +84,34 @@ def join_headline(
 def split_headline(
     model: type[Section], tree: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The inverse of join_headline: (headline parameters, what is left for `config`)."""
+    """The inverse of join_headline: (headline parameters, what is left for `config`).
+
+    Parameters have the types of their fields: YAML reads 1e-4 as text, and kfp refuses that.
+    """
     rest: dict[str, Any] = _deep_copy(tree)
+    typed = validate_tree(model, tree, foreign=tree).model_dump(mode="json")
     headline: dict[str, Any] = {}
     for name, dotted in HEADLINE.items():
-        value = get_dotted(rest, dotted)
-        if value is None:
+        if get_dotted(rest, dotted) is None:
             continue
-        headline[name] = as_parameter(value)
+        headline[name] = as_parameter(get_dotted(typed, dotted))
         *parents, leaf = dotted.split(".")
         node = rest
         for parent in parents:
             node = node[parent]
         del node[leaf]
     return headline, {key: value for key, value in rest.items() if value != {}}
+
+
+def _as_shown(model: type[Section], dotted: str, said: Any) -> Any:
+    """A value of `config` as the form shows it; one that is no valid value, as it is."""
+    alone: dict[str, Any] = {}
+    set_dotted(alone, dotted, said)
+    try:
+        typed = validate_tree(model, alone)
+    except ConfigError:
+        return said
+    return as_parameter(get_dotted(typed.model_dump(mode="json"), dotted))
 
 
 def _deep_copy(tree: Mapping[str, Any]) -> dict[str, Any]:

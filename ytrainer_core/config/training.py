@@ -163,7 +163,7 @@ class TrainConfig(Section):
     """One optimizer step per batch of packs, or one per `token_group_size` target tokens."""
 
     pack_length: Count = 0
-    """Tokens of one pack; 0 takes data.max_length."""
+    """Tokens of one pack, at least 2; 0 takes data.max_length."""
 
     token_group_size: AtLeastOne = 10
     """Target tokens per optimizer step where batching is token_groups."""
@@ -194,6 +194,12 @@ class TrainConfig(Section):
 
     tensorboard: bool = False
     """Also write TensorBoard event files."""
+
+    @model_validator(mode="after")
+    def _pack_holds_a_target(self) -> Self:
+        if self.pack_length == 1:
+            raise ValueError("pack_length 1 has no room for a target; the least is 2")
+        return self
 
 
 class ArchitectureConfig(Section):

@@ -14,7 +14,7 @@ import re
 import sysconfig
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from ytrainer_core.demo.corpus import DEVICES, FAMILY_OF, write_atomically
@@ -88,12 +88,13 @@ NAME_PARTS = ("ba", "ke", "lo", "mu", "ni", "po", "ra", "si", "tu", "ve", "xi", 
 # Share of the characters of each kind. Conversations come first because they teach what tuning
 # builds on: reading a question, and answering it after the assistant's marker.
 SHARES: dict[str, float] = {
-    "conversation": 0.64,
-    "prose": 0.12,
-    "definition": 0.04,
-    "arithmetic": 0.04,
-    "copying": 0.06,
-    "docstring": 0.10,
+    "lesson": 0.33,
+    "conversation": 0.37,
+    "prose": 0.11,
+    "definition": 0.02,
+    "arithmetic": 0.03,
+    "copying": 0.05,
+    "docstring": 0.09,
 }
 # Characters of general_train.jsonl: about what two cores read in a minute of pre-training.
 TRAIN_CHARACTERS = 1_600_000
@@ -130,14 +131,19 @@ def write_general_corpus(folder: Path, seed: int = 0) -> GeneralCorpus:
     """
     rng = random.Random(seed)
     total = TRAIN_CHARACTERS + VALIDATION_CHARACTERS
+    lessons: list[str] = []
     train: list[str] = []
     validation: list[str] = []
     for kind, share in SHARES.items():
         texts = _distinct_texts(_texts(kind, rng), round(share * total))
         cut = _rows_within(texts, round(share * VALIDATION_CHARACTERS))
         validation += texts[:cut]
-        train += texts[cut:]
+        if kind == "lesson":
+            lessons = texts[cut:]
+        else:
+            train += texts[cut:]
     rng.shuffle(train)
+    train = lessons + train
     rng.shuffle(validation)
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -187,6 +193,7 @@ def _texts(kind: str, rng: random.Random) -> Iterator[str]:
         yield from _standard_library_docstrings(rng)
         return
     writers: dict[str, Callable[[random.Random], str]] = {
+        "lesson": _lesson,
         "conversation": _conversation,
         "prose": _prose,
         "definition": _definitions,
@@ -252,6 +259,10 @@ def _scene(rng: random.Random) -> _Scene:
         job=rng.choice(JOBS),
         price=rng.randint(5, 99),
     )
+
+
+def _device_scene(rng: random.Random) -> _Scene:
+    return replace(_scene(rng), thing=rng.choice(DEVICES))
 
 
 STORY_SENTENCES = (
@@ -349,15 +360,38 @@ def _turn(role: str, content: str) -> str:
     return f"<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
+def _lesson(rng: random.Random) -> str:
+    """One question of the three easiest kinds: what thing, what about, what family."""
+    asks = (_ask_meaning, _ask_thing, _ask_family)
+    question, answer = rng.choices(asks, weights=(3, 1, 1))[0](rng)
+    return _turn("user", question) + _turn("assistant", answer)
+
+
 def _conversation(rng: random.Random) -> str:
     """One or two questions, each with an answer that can be had from the question."""
-    kinds = (_ask_story, _ask_card, _ask_meaning, _ask_family, _ask_sum, _ask_copy)
-    weights = (1, 10, 3, 1, 1, 1)
+    kinds = (_ask_card, _ask_thing, _ask_meaning, _ask_family, _ask_story, _ask_sum, _ask_copy)
+    weights = (10, 1, 1, 1, 1, 1, 1)
     turns = []
     for ask in rng.choices(kinds, weights=weights, k=rng.choice((1, 1, 1, 2))):
         question, answer = ask(rng)
         turns += [_turn("user", question), _turn("assistant", answer)]
     return "".join(turns)
+
+
+def _ask_thing(rng: random.Random) -> tuple[str, str]:
+    """A sentence about one device, and which it is."""
+    scene = _device_scene(rng)
+    sentence = rng.choice(
+        (
+            "The {name} {thing} came on {day}.",
+            "{who} bought the {name} {thing} in {place}.",
+            "My {name} {thing} is {colour}.",
+            "The {thing} of {who} stands in the {room}.",
+            "Where is the {name} {thing} from {place}?",
+            "I would like to have the {name} {thing}.",
+        )
+    )
+    return _tell(sentence, scene) + "\nWhich thing is it?", scene.thing
 
 
 # Sentences that state a fact, with the question for it and the short answer.
@@ -405,38 +439,31 @@ TOPIC_SENTENCES = (
 )
 
 
+def _topic_sentence(meaning: str, scene: _Scene, rng: random.Random) -> str:
+    return rng.choice(TOPIC_SENTENCES).format(**vars(scene), meaning=meaning)
+
+
 def _ask_card(rng: random.Random) -> tuple[str, str]:
     """A text, and its facts as a card of fields."""
-    scene = _scene(rng)
+    scene = _device_scene(rng)
     topic = rng.choice(list(SAME_MEANING))
-    others = rng.sample(list(CARD_SENTENCES), rng.randint(0, 2))
-    sentences = [_tell(rng.choice(CARD_SENTENCES[field]), scene) for field in others]
     meaning = rng.choice(SAME_MEANING[topic])
-    sentences.append(rng.choice(TOPIC_SENTENCES).format(**vars(scene), meaning=meaning))
+    others = rng.sample(list(CARD_SENTENCES), rng.choice((0, 0, 1)))
+    sentences = [_tell(rng.choice(CARD_SENTENCES[field]), scene) for field in others]
+    sentences.append(_topic_sentence(meaning, scene, rng))
     rng.shuffle(sentences)
-    facts = {
-        "topic": topic,
-        "thing": scene.thing,
-        **{name: getattr(scene, name) for name in others},
-    }
-    if scene.thing in FAMILY_OF:
-        facts["kind"] = FAMILY_OF[scene.thing]
-    fields = rng.sample(list(facts), len(facts))
-    card = " | ".join(f"{field}: {facts[field]}" for field in fields)
-    return f"{' '.join(sentences)}\nWrite a card: {', '.join(fields)}.", card
+    facts = {"topic": topic, "thing": scene.thing, "kind": FAMILY_OF[scene.thing]}
+    facts |= {field: getattr(scene, field) for field in others}
+    card = " | ".join(f"{field}: {fact}" for field, fact in facts.items())
+    return f"{' '.join(sentences)}\nWrite a card: {', '.join(facts)}.", card
 
 
 def _ask_meaning(rng: random.Random) -> tuple[str, str]:
+    """One or two ways to say a word, and the word."""
     word, first, second = _word_and_meanings(rng)
-    scene = _scene(rng)
-    question = rng.choice(
-        (
-            f"Which word means {first} or {second}?",
-            f"{scene.who} and the {scene.name} {scene.thing}: {first}.\nWhat is it about?",
-            f"The {scene.name} {scene.thing}, {first}.\nWhat is it about?",
-        )
-    )
-    return question, word
+    if rng.random() < 0.3:
+        return f"Which word means {first} or {second}?", word
+    return f"{_topic_sentence(first, _device_scene(rng), rng)}\nWhat is it about?", word
 
 
 def _ask_family(rng: random.Random) -> tuple[str, str]:

@@ -39,6 +39,7 @@ def judge(
         )
     ]
     broken = sorted(name for name, value in tuned.items() if not math.isfinite(value))
+    broken += sorted(f"base {name}" for name, value in base.items() if not math.isfinite(value))
     reasons.append(
         Reason(
             not broken,
@@ -56,9 +57,10 @@ def judge(
     )
     if "general_loss" in tuned:
         rise = tuned["general_loss"] / base["general_loss"] - 1
+        most = base["general_loss"] * (1 + config.max_general_loss_rise)
         reasons.append(
             Reason(
-                rise <= config.max_general_loss_rise,
+                tuned["general_loss"] <= most,
                 f"General loss {base['general_loss']:.3f} -> {tuned['general_loss']:.3f} nats: "
                 f"{rise:+.1%}; at most {config.max_general_loss_rise:+.1%} is tolerated.",
             )

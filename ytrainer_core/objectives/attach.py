@@ -81,6 +81,7 @@ def attach_objective(model: Any, config: ObjectiveConfig) -> None:
 
     The loss is the weighted sum divided by num_items_in_batch (the trained tokens of
     the whole global batch), or by this micro-batch's tokens where it is not given.
+    A forward whose loss is not finite raises ValueError.
     """
     inner = causal_lm(model)
     check_supported(inner)
@@ -115,7 +116,12 @@ def attach_objective(model: Any, config: ObjectiveConfig) -> None:
                 bias=getattr(head, "bias", None),
                 chunk_tokens=config.chunk_tokens,
             )
-        denominator = num_items_in_batch if num_items_in_batch is not None else targets.numel()
+        if not torch.isfinite(result.loss):
+            raise ValueError("the loss is not finite")
+        if num_items_in_batch is None:
+            denominator: Tensor | int = max(1, targets.numel())
+        else:
+            denominator = num_items_in_batch
         return TokenLossOutput(result.loss / denominator, result.nll, result.weights)
 
     inner.forward = forward

@@ -88,7 +88,8 @@ class _WeightedNll(torch.autograd.Function):
         # float32: summed over all chunks of a batch, and fp16 would lose the small ones
         grad_head = torch.zeros_like(head, dtype=torch.float32) if need_head else None
         grad_bias = torch.zeros_like(head[:, 0], dtype=torch.float32) if need_bias else None
-        nlls, weightss = [], []
+        none = hidden.new_empty(0, dtype=torch.float32)  # a micro-batch may have no target
+        nlls, weightss = [none], [none]
         for start in range(0, hidden.shape[0], chunk):
             part = slice(start, start + chunk)
             rows, targets = hidden[part], labels[part, None]

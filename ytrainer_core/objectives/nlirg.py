@@ -25,7 +25,7 @@ def nlirg_weights(nll: Tensor, config: NlirgConfig) -> Tensor:
     easy = torch.sigmoid(config.easy_slope * (nll - config.easy_midpoint))
     if config.easy_floor == "zero":
         floor = torch.sigmoid(nll.new_tensor(-config.easy_slope * config.easy_midpoint))
-        easy = (easy - floor) / (1 - floor)
+        easy = ((easy - floor) / (1 - floor)).clamp(min=0)  # rounding gives nll of -1e-7
     else:
         easy = easy + _EPSILON
     hard = torch.sigmoid(config.hard_slope * (config.hard_midpoint - nll)) + _EPSILON

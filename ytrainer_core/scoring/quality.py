@@ -166,5 +166,5 @@ _SCORES: dict[str, _Score] = {
 
 def flag_threshold(scores: Sequence[float], fraction: float) -> float:
     """Score from which on the worst `fraction` of the rows lies; infinity flags none."""
-    count = int(len(scores) * fraction)
+    count = int(round(len(scores) * fraction, 6))  # 100 x 0.29 is 28.999999999999996
     return sorted(scores, reverse=True)[count - 1] if count else float("inf")

@@ -104,19 +104,18 @@ def token_signals(
     for (number, _, _), piece_signals in zip(pieces, found, strict=True):
         assert piece_signals is not None  # length_batches visits every piece
         by_row[number].append(piece_signals)
-    return [_join(parts) for parts in by_row]
+    return [_join(parts, max_length - 1) for parts in by_row]
 
 
-def _join(parts: list[RowSignals]) -> RowSignals:
-    """Signals of one row from those of its pieces; a piece begins with the last one's end."""
+def _join(parts: list[RowSignals], stride: int) -> RowSignals:
+    """Signals of one row from those of its pieces, which begin `stride` tokens apart."""
     if len(parts) == 1:
         return parts[0]
-    length = int(parts[0].positions[-1]) if len(parts[0].positions) else 0
     return RowSignals(
         nll=np.concatenate([part.nll for part in parts]),
         entropy=np.concatenate([part.entropy for part in parts]),
         expected=np.concatenate([part.expected for part in parts]),
-        positions=np.concatenate([part.positions + at * length for at, part in enumerate(parts)]),
+        positions=np.concatenate([part.positions + at * stride for at, part in enumerate(parts)]),
     )
 
 

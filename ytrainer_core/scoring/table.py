@@ -62,14 +62,14 @@ def read_scores(path: Path) -> ScoreTable:
 
     try:
         table = pq.read_table(path)
-    except (OSError, ArrowException) as error:
+        return ScoreTable(
+            origins=table["origin"].to_pylist(),
+            scores=table["score"].to_pylist(),
+            flagged=table["flagged"].to_pylist(),
+            nll=[np.asarray(row.values, np.float64) for row in table["nll"]],
+            entropy=[np.asarray(row.values, np.float64) for row in table["entropy"]],
+        )
+    except (OSError, ArrowException, KeyError) as error:
         raise DataError(
             f"{path}: is not a score table. Give the 'scores' output of the score stage."
         ) from error
-    return ScoreTable(
-        origins=table["origin"].to_pylist(),
-        scores=table["score"].to_pylist(),
-        flagged=table["flagged"].to_pylist(),
-        nll=[np.asarray(row.values, np.float64) for row in table["nll"]],
-        entropy=[np.asarray(row.values, np.float64) for row in table["entropy"]],
-    )

@@ -9,21 +9,28 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import math
 import os
 import resource
+import shutil
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
 from ytrainer_core.config.headline import join_headline
 from ytrainer_core.errors import ConfigError, DiskFull, StageFailed, YTrainerError
 from ytrainer_core.files import home, sha256_json, write_json, write_text
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
+
+if TYPE_CHECKING:
+    from ytrainer_core.tracking import Run
 
 ERROR_FILE_VARIABLE = "YTRAINER_ERROR_FILE"
 """Environment variable: where a step of a local pipeline writes why it failed."""
@@ -35,6 +42,8 @@ PIPELINE_PID_VARIABLE = "YTRAINER_PIPELINE_PID"
 """Environment variable: process of the local pipeline; its steps do not outlive it."""
 
 _WATCH_SECONDS = 0.5
+
+_FULL_DISK_WORDS = ("No space left on device", "PytorchStreamWriter failed writing file")
 
 _MODULES = {
     "validate": "validate:STAGE",
@@ -83,23 +92,25 @@ def run_stage(
     """
     quiet_libraries()
     from ytrainer_core.demo.resources import resolve
-    from ytrainer_core.tracking import open_run
+    from ytrainer_core.tracking import PARENT_RUN_VARIABLE, open_run
 
     stage = STAGES[name]
     config = resolve(config)
     given = {key: value for key, value in (inputs or {}).items() if value}
     _check_names(stage, given)
-    key = sha256_json([name, config.model_dump(mode="json", exclude={"output_dir"}), given])[:16]
+    # a restarted pipeline gives its steps other paths; which work they are, its own run tells
+    identity = {} if os.environ.get(PARENT_RUN_VARIABLE) else given
+    key = sha256_json([name, config.model_dump(mode="json", exclude={"output_dir"}), identity])[:16]
     started = time.monotonic()
     with open_run(name, config, key=key, resume_run_id=resume_run_id) as run:
-        with name_full_disk():
+        with name_full_disk(*(path.parent for path in outputs.values())):
             result = stage.function(config, StageContext(given, outputs, run))
         seconds = time.monotonic() - started
         metrics = {**result.metrics, "stage_seconds": seconds, "peak_rss_mib": peak_rss_mib()}
         run.log(metrics, 0)
         for kind_name, kind in stage.outputs.items():
             if kind == "html":
-                run.artifact(outputs[kind_name], "reports")
+                _record_page(run, outputs[kind_name], f"{name}.html")
     return StageResult(metrics, result.values, result.summary)
 
 
@@ -133,22 +144,42 @@ def run_component(
     folder = os.environ.get(SUMMARY_FOLDER_VARIABLE)
     if folder:
         write_result(Path(folder) / f"{name}.json", result, outputs or {}, stage_config)
-    return result
+    finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
+    return replace(result, metrics=finite)  # kfp's metadata can hold no other number
+
+
+def _record_page(run: Run, page: Path, name: str) -> None:
+    """Store a report under a name that MLflow shows as HTML; kfp's paths have no suffix."""
+    with tempfile.TemporaryDirectory() as scratch:
+        run.artifact(shutil.copyfile(page, Path(scratch) / name), "reports")
 
 
 @contextmanager
-def name_full_disk() -> Iterator[None]:
-    """Turn 'no space left' into an error that says where and what to do."""
+def name_full_disk(*places: Path) -> Iterator[None]:
+    """Turn 'no space left' into an error that says where and what to do.
+
+    places: folders that are written to besides home(); the fullest is named where the
+    failed call does not tell.
+    """
     try:
         yield
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+    except Exception as error:
+        if isinstance(error, YTrainerError) or not _is_full_disk(error):
             raise
+        written = [place for place in (*places, home()) if place.exists()]
+        fullest = min(written, key=lambda place: shutil.disk_usage(place).free, default=home())
         raise DiskFull(
-            f"{error.filename or home()}: no space is left on the disk. Free some and start again; "
-            "nothing half-written was left under its final name, and a training continues from "
-            "its last complete checkpoint."
+            f"{getattr(error, 'filename', None) or fullest}: no space is left on the disk. Free "
+            "some and start again; nothing half-written was left under its final name, and a "
+            "training continues from its last complete checkpoint."
         ) from error
+
+
+def _is_full_disk(error: Exception) -> bool:
+    """Whether no space was left; safetensors and torch say so in words of their own."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return any(words in str(error) for words in _FULL_DISK_WORDS)
 
 
 def write_error(error: YTrainerError) -> None:

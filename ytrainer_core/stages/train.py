@@ -92,13 +92,13 @@ def finish(config: Any, context: StageContext, model: Any, result: TrainResult) 
     """Report and summary of a finished training."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     losses = [row["loss"] for row in result.history if "loss" in row]
-    first, last = (losses[0], losses[-1]) if losses else (float("nan"), float("nan"))
+    loss = f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "not logged in so few steps"
     summary = {
         "objective": config.objective.name,
         "trainable parameters": f"{trainable:,}",
         "optimizer steps": f"{result.steps:,}"
         + (f" (continued from {result.resumed_from:,})" if result.resumed_from else ""),
-        "training loss": f"{first:.3f} -> {last:.3f}",
+        "training loss": loss,
         "seconds": f"{result.seconds:.1f}",
     }
     stride = max(1, max(len(result.nll_first), len(result.nll_last)) // REPORT_TOKENS)
@@ -128,8 +128,8 @@ def finish(config: Any, context: StageContext, model: Any, result: TrainResult) 
             "trainable_parameters": float(trainable),
             "target_tokens_seen": float(result.target_tokens),
             "train_seconds": result.seconds,
-            "final_train_loss": last,
-        },
+        }
+        | ({"final_train_loss": losses[-1]} if losses else {}),
         summary=summary,
     )
 

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ytrainer_core.config import TrainConfig
-from ytrainer_core.data.packing import best_fit_packs, collate_packs, split_long
+from ytrainer_core.data.packing import IGNORED, best_fit_packs, collate_packs, split_long
 from ytrainer_core.errors import DataError
 from ytrainer_core.training.token_groups import token_groups
 
@@ -56,6 +56,7 @@ class SeededOrder(Sampler[int]):
 def build_packs(rows: Sequence[TokenRow], config: TrainConfig, max_length: int) -> Packs:
     """Make the training samples, in the order of `rows`.
 
+    Pieces without a target (the prompt of a long row) teach nothing and are left out.
     Raises DataError where not a single token would be trained.
     """
     if config.batching == "token_groups":
@@ -72,10 +73,11 @@ def build_packs(rows: Sequence[TokenRow], config: TrainConfig, max_length: int) 
             {"input_ids": input_ids, "labels": labels}
             for row in rows
             for input_ids, labels in split_long(row["input_ids"], row["labels"], capacity)
+            if any(label != IGNORED for label in labels[1:])
         ]
         lengths = [len(piece["input_ids"]) for piece in pieces]
         packs = [[pieces[i] for i in pack] for pack in best_fit_packs(lengths, capacity)]
-    if not any(label != -100 for pack in packs for row in pack for label in row["labels"]):
+    if not packs:
         raise DataError(
             "the corpus has no token to train: every label is masked. Look at it with "
             "`ytrainer preview CONFIG.yaml`; the usual cause is a chat template that does not "

@@ -66,9 +66,10 @@ def newest_complete(root: Path) -> Path | None:
 def _damage(checkpoint: Path) -> str | None:
     try:
         manifest = json.loads((checkpoint / MANIFEST_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        files = dict(manifest["files"])
+    except (OSError, ValueError, KeyError, TypeError):
         return "the checkpoint has no manifest, so it was cut off while being written"
-    for name, digest in manifest["files"].items():
+    for name, digest in files.items():
         file = checkpoint / name
         if not file.is_file():
             return f"{name} is missing"

@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import Trainer, TrainerCallback, TrainingArguments, set_seed
 
 from ytrainer_core.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
-from ytrainer_core.errors import YTrainerError
+from ytrainer_core.errors import ConfigError, YTrainerError
+from ytrainer_core.files import home
 from ytrainer_core.objectives.attach import attach_objective
 from ytrainer_core.progress import Progress
 from ytrainer_core.scoring.signals import mean_nll
@@ -103,7 +104,7 @@ def training_arguments(job: TrainJob, folder: Path) -> TrainingArguments:
         use_cpu=not on_gpu,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
-        report_to=["tensorboard"] if train.tensorboard else "none",
+        report_to="none",  # ours: _Reporter, and TensorBoard where asked for
         disable_tqdm=True,
         seed=job.seed,
         data_seed=job.seed,
@@ -211,7 +212,8 @@ class _Reporter(TrainerCallback):  # type: ignore[misc]
         if state.is_world_process_zero:
             seal(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
-    def on_train_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+    def close(self) -> None:
+        """Give the terminal back, also after an error."""
         self._progress.close()
 
 
@@ -238,6 +240,7 @@ def train(
     if job.train.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
         model.enable_input_require_grads()
+    reporter = _Reporter(log, title)
     trainer = TokenTrainer(
         job=job,
         eval_rows=eval_rows,
@@ -246,12 +249,14 @@ def train(
         train_dataset=packs,
         data_collator=PackCollator(tokenizer.pad_token_id),
         processing_class=tokenizer,
-        callbacks=[_Reporter(log, title)],
+        callbacks=[reporter],
     )
     trainer.remove_callback(_printer())
+    if job.train.tensorboard:
+        trainer.add_callback(_tensorboard(checkpoints.name))
     resume_from = newest_complete(checkpoints) if job.train.resume else None
     started = time.monotonic()
-    with _named_failures():
+    with _named_failures(), contextlib.closing(reporter):
         output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
     return TrainResult(
         steps=output.global_step,
@@ -268,6 +273,19 @@ def _printer() -> type[TrainerCallback]:
     from transformers.trainer_callback import PrinterCallback
 
     return PrinterCallback  # type: ignore[no-any-return]
+
+
+def _tensorboard(key: str) -> TrainerCallback:
+    """Event files below home()/tensorboard, one folder for each piece of work."""
+    from transformers.integrations import TensorBoardCallback
+
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError(
+            "train.tensorboard: the package is missing. pip install 'ytrainer[tensorboard]'."
+        ) from error
+    return TensorBoardCallback(SummaryWriter(str(home() / "tensorboard" / key)))
 
 
 def _to_list(parts: list[Tensor]) -> list[float]:

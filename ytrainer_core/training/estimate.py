@@ -45,10 +45,9 @@ def estimate(config: SftConfig) -> dict[str, str]:
         )
         rows = tokenize_dataset(corpus.train, tokenizer, config.data)
         packs = build_packs(rows, config.train, config.data.max_length)
-    per_step = config.train.per_device_batch_size * config.train.gradient_accumulation_steps
-    steps = config.train.max_steps or math.ceil(
-        len(packs) / per_step * config.train.num_train_epochs
-    )
+    batches = math.ceil(len(packs) / config.train.per_device_batch_size)
+    per_epoch = math.ceil(batches / config.train.gradient_accumulation_steps)
+    steps = config.train.max_steps or math.ceil(per_epoch * config.train.num_train_epochs)
     targets = sum(label != -100 for row in rows for label in row["labels"])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(

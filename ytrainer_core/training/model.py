@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import warnings
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -120,6 +121,10 @@ def load_tokenizer(folder: Path, *, trust_remote_code: bool = False) -> Any:
             f"{folder}: no tokenizer could be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}). Copy the base model's tokenizer files into it."
         ) from error
+    if not tokenizer("a", add_special_tokens=False)["input_ids"]:
+        raise ConfigError(  # transformers gives an empty tokenizer where the files are missing
+            f"{folder}: its tokenizer knows no text. Copy the base model's tokenizer files into it."
+        )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
@@ -137,23 +142,34 @@ def compute_dtype(name: str) -> torch.dtype:
 
 
 def load_model(folder: Path, config: ModelConfig, *, dtype: torch.dtype | None = None) -> Any:
-    """A causal language model from a folder, on the GPU where there is one."""
+    """A causal language model from a folder, on the GPU where there is one.
+
+    Raises ConfigError where its files are damaged or lack a weight.
+    """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or compute_dtype(config.dtype),
             attn_implementation=config.attn_implementation,
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{folder}: the model could not be loaded ({type(error).__name__}: "
             f"{str(error).splitlines()[0]}). Check that the folder is complete."
         ) from error
+    missing = sorted(info["missing_keys"])
+    if missing:  # transformers would go on with random values
+        raise ConfigError(
+            f"{folder}: {len(missing)} weights are missing, first {missing[0]}. The folder is "
+            "incomplete or of another architecture than its config.json says; download it again."
+        )
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -262,8 +278,6 @@ def load_trained(
     tokenizer = load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
     if card.kind == "full":
         return load_model(folder, config).eval(), tokenizer, card
-    from peft import PeftModel
-
     name = base_override or os.environ.get(BASE_PATH_VARIABLE) or card.base.name_or_path
     base_folder = locate(
         config.model_copy(update={"name_or_path": name, "revision": card.base.revision})
@@ -273,8 +287,23 @@ def load_trained(
             f"{base_folder}: is not the base model that {folder} was trained on (sha256 differs). "
             f"Set {BASE_PATH_VARIABLE} to the folder of the original base."
         )
-    model = PeftModel.from_pretrained(load_model(base_folder, config), folder)
-    return model.eval(), tokenizer, card
+    return _put_adapter(load_model(base_folder, config), folder).eval(), tokenizer, card
+
+
+def _put_adapter(base: Any, folder: Path) -> Any:
+    """The base with the folder's adapter on it. Raises CheckpointError where it is damaged."""
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    try:
+        with warnings.catch_warnings():  # peft would go on with random values
+            warnings.filterwarnings("error", message="Found missing adapter keys")
+            return PeftModel.from_pretrained(base, folder)
+    except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
+        raise CheckpointError(
+            f"{folder}: the adapter is damaged ({type(error).__name__}: "
+            f"{str(error).splitlines()[0]}). Take another copy of it, or train it again."
+        ) from error
 
 
 def merge(folder: Path, out: Path, base_override: str = "") -> None:

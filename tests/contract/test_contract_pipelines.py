@@ -1,0 +1,155 @@
+"""The compiled pipeline: same source, same bytes, equal to the committed file."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines import PIPELINES
+from pipelines.compile import compile_to
+from ytrainer_core.config import STAGE_CONFIGS, FinetuneConfig, dump_json, narrow
+from ytrainer_core.config.base import walk_fields
+from ytrainer_core.config.headline import (
+    HEADLINE,
+    headline_default,
+    headline_description,
+    join_headline,
+    split_headline,
+)
+
+ROOT = Path(__file__).parents[2]
+NEVER_CACHED = {"register", "promote"}
+
+every_pipeline = pytest.mark.parametrize("name", list(PIPELINES))
+
+
+def committed(name: str) -> Path:
+    return ROOT / "pipelines" / "compiled" / f"{name}.yaml"
+
+
+def tree_of(name: str) -> dict[str, Any]:
+    tree: dict[str, Any] = yaml.safe_load(committed(name).read_text(encoding="utf-8"))
+    return tree
+
+
+def tasks(dag_of: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every task of a compiled pipeline, also those inside conditions."""
+    dags = [dag_of["root"], *dag_of["components"].values()]
+    for dag in dags:
+        yield from dag.get("dag", {}).get("tasks", {}).items()
+
+
+@every_pipeline
+def test_the_committed_yaml_is_what_the_source_compiles_to(name: str, tmp_path: Path) -> None:
+    compile_to(name, tmp_path / "here.yaml")
+    assert (tmp_path / "here.yaml").read_bytes() == committed(name).read_bytes(), (
+        f"{committed(name)} is stale. Run: ytrainer pipeline compile {name}"
+    )
+
+
+@every_pipeline
+def test_another_process_with_another_hash_seed_compiles_the_same_bytes(
+    name: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "there.yaml"
+    program = "from ytrainer_core.cli import main; main()"
+    command = [sys.executable, "-c", program, "pipeline", "compile", name, "--out", str(path)]
+    environment = os.environ | {"PYTHONHASHSEED": "7", "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, cwd=tmp_path, env=environment, timeout=120)
+    assert path.read_bytes() == committed(name).read_bytes()
+
+
+@every_pipeline
+def test_the_run_form_shows_every_headline_knob_with_default_and_description(name: str) -> None:
+    parameters = tree_of(name)["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {*HEADLINE, "config"}
+    for key in HEADLINE:
+        assert parameters[key]["defaultValue"] == headline_default(FinetuneConfig, key), key
+        description = " ".join(parameters[key]["description"].split())
+        assert description == headline_description(FinetuneConfig, key), key
+    assert parameters["config"]["description"]
+
+
+@every_pipeline
+def test_register_and_promote_are_never_cached_and_the_other_steps_are(name: str) -> None:
+    cached = {
+        task: spec.get("cachingOptions", {}).get("enableCache", False)
+        for task, spec in tasks(tree_of(name))
+        if task in STAGE_CONFIGS
+    }
+    assert {task for task, on in cached.items() if not on} == NEVER_CACHED & set(cached)
+    assert set(cached) >= NEVER_CACHED
+
+
+def test_promotion_waits_for_the_gate() -> None:
+    tree = tree_of("finetune")
+    assert "promote" not in tree["root"]["dag"]["tasks"]
+    conditions = {
+        task: spec["triggerPolicy"]["condition"]
+        for task, spec in tree["root"]["dag"]["tasks"].items()
+        if "triggerPolicy" in spec
+    }
+    assert len(conditions) == 1
+    (condition,) = conditions.values()
+    assert "evaluate" in condition and condition.endswith("== true")
+
+
+SAID: dict[str, Any] = {
+    "model": {"name_or_path": "some/base"},
+    "data": {"train": ["a.json", "b.json"], "max_rows": 500, "train_on": "last_turn"},
+    "optim": {"learning_rate": "1e-4", "warmup_steps": 3},
+    "train": {"num_train_epochs": 2, "max_steps": 7},
+    "lora": {"rank": 4, "alpha": 8},
+    "gate": {"min_rows": 3},
+    "seed": 7,
+}
+"""A tree as YAML gives it: 1e-4 without a dot is text, whole numbers are ints."""
+
+
+def as_kfp_passes(value: Any) -> Any:
+    """A dict parameter as kfp hands it over: every number a float."""
+    if isinstance(value, dict):
+        return {key: as_kfp_passes(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [as_kfp_passes(inner) for inner in value]
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def test_headline_parameters_have_the_types_that_kfp_declares() -> None:
+    headline, rest = split_headline(FinetuneConfig, SAID)
+    assert headline == {
+        "model_name_or_path": "some/base",
+        "data_train": "a.json,b.json",
+        "max_rows": 500,
+        "learning_rate": 1e-4,
+        "num_train_epochs": 2.0,
+        "lora_rank": 4,
+        "seed": 7,
+    }
+    for key, value in headline.items():
+        assert type(value) is type(headline_default(FinetuneConfig, key)), key
+    assert rest == {
+        "data": {"train_on": "last_turn"},
+        "optim": {"warmup_steps": 3},
+        "train": {"max_steps": 7},
+        "lora": {"alpha": 8},
+        "gate": {"min_rows": 3},
+    }
+
+
+@pytest.mark.parametrize("stage", sorted(STAGE_CONFIGS))
+def test_a_stage_gets_the_same_config_from_the_command_line_and_from_kubeflow(stage: str) -> None:
+    model = STAGE_CONFIGS[stage]
+    by_command = narrow(model, SAID)
+    headline, rest = split_headline(FinetuneConfig, SAID)
+    knobs = {dotted for dotted, _ in walk_fields(model)}
+    own = {key: value for key, value in headline.items() if HEADLINE[key] in knobs}
+    by_kubeflow = narrow(model, join_headline(model, as_kfp_passes(rest), own))
+    assert dump_json(by_kubeflow) == dump_json(by_command)

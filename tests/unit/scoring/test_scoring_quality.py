@@ -1,0 +1,169 @@
+"""Patterns, spans and scores on signals made by hand."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+
+from ytrainer_core.config import ScoreConfig
+from ytrainer_core.scoring.quality import (
+    PATTERNS,
+    CorpusStatistics,
+    RowQuality,
+    corpus_statistics,
+    flag_threshold,
+    row_quality,
+    smooth,
+    z_scores,
+)
+from ytrainer_core.scoring.signals import RowSignals
+
+CORPUS = CorpusStatistics(nll_mean=1.0, nll_std=1.0, entropy_mean=1.0, entropy_std=1.0)
+
+
+def signals(nll: list[float], entropy: list[float]) -> RowSignals:
+    count = len(nll)
+    return RowSignals(
+        np.asarray(nll, np.float32),
+        np.asarray(entropy, np.float32),
+        np.zeros(count, np.int64),
+        np.arange(1, count + 1),
+    )
+
+
+def judge(nll: list[float], entropy: list[float], **config: Any) -> RowQuality:
+    settings = {"method": "anomaly", "smoothing_window": 1} | config
+    return row_quality(signals(nll, entropy), CORPUS, ScoreConfig(**settings))
+
+
+def patterns(quality: RowQuality) -> list[str]:
+    return [PATTERNS[i] for i in quality.patterns]
+
+
+@pytest.mark.parametrize(
+    "values, window, smoothed",
+    [
+        ([0, 3, 0, 0], 3, [1.5, 1, 1, 0]),  # at the ends over the two that there are
+        ([0, 3, 0, 0], 1, [0, 3, 0, 0]),
+        ([1, 2, 3, 4, 5], 5, [2, 2.5, 3, 3.5, 4]),
+        ([4], 1, [4]),
+    ],
+)
+def test_smoothing_is_a_centred_average(
+    values: list[float], window: int, smoothed: list[float]
+) -> None:
+    assert smooth(np.asarray(values, float), window) == pytest.approx(smoothed)
+
+
+def test_z_scores_are_zero_where_nothing_deviates() -> None:
+    assert z_scores(np.array([3.0, 5.0]), 3.0, 2.0).tolist() == [0.0, 1.0]
+    assert z_scores(np.array([3.0, 3.0]), 3.0, 0.0).tolist() == [0.0, 0.0]
+
+
+def test_the_statistics_are_over_all_tokens_of_the_corpus() -> None:
+    rows = [signals([1, 3], [0, 0]), signals([5, 7, 9], [0, 0, 5])]
+    assert corpus_statistics(rows) == CorpusStatistics(5.0, math.sqrt(8), 1.0, 2.0)
+
+
+def test_sure_and_wrong_is_a_confident_error() -> None:
+    """nll: mean 2, deviation 4, z of the last 2; entropy: mean 0.8, deviation 0.4, z -2."""
+    quality = judge([0, 0, 0, 0, 10], [1, 1, 1, 1, 0])
+    assert patterns(quality) == ["normal"] * 4 + ["confident_error"]
+    assert quality.score == pytest.approx(4 / 5)  # |2 - (-2)| over five tokens
+    assert quality.spans == [(4, 5)]
+    assert (quality.mean_nll, quality.mean_entropy) == (2.0, pytest.approx(0.8))
+
+
+def test_unsure_and_wrong_is_hard_and_no_divergence() -> None:
+    quality = judge([0, 0, 0, 0, 10], [0, 0, 0, 0, 1])
+    assert patterns(quality) == ["normal"] * 4 + ["hard"]
+    assert quality.score == pytest.approx(0) and quality.spans == []
+
+
+def test_unsure_and_right_is_lucky_and_does_not_raise_the_score() -> None:
+    quality = judge([10, 10, 10, 10, 0], [0, 0, 0, 0, 1])
+    assert patterns(quality) == ["normal"] * 4 + ["lucky"]
+    assert quality.score == 0 and quality.spans == []
+
+
+def test_above_the_mean_and_very_sure_is_suspicious() -> None:
+    """nll: mean 5.2, deviation 4.49, z of the last 0.178; entropy z -2: divergence 2.178."""
+    quality = judge([0, 10, 0, 10, 6], [1, 1, 1, 1, 0])
+    assert patterns(quality) == ["normal"] * 4 + ["suspicious"]
+    assert quality.score == pytest.approx(2.178 / 5, abs=1e-4)
+    assert quality.spans == [(4, 5)]
+
+
+def test_below_the_mean_and_very_sure_is_normal() -> None:
+    assert patterns(judge([0, 10, 0, 10, 5], [1, 1, 1, 1, 0])) == ["normal"] * 5
+
+
+def test_adjacent_abnormal_tokens_are_one_span_and_the_most_severe_comes_first() -> None:
+    """nll: mean 2.2; z_entropy -1.53 at the three abnormal tokens of ten."""
+    nll = [0, 0, 6, 6, 0, 0, 0, 10, 0, 0]
+    entropy = [1, 1, 0, 0, 1, 1, 1, 0, 1, 1]
+    quality = judge(nll, entropy)
+    assert [i for i, p in enumerate(patterns(quality)) if p == "confident_error"] == [2, 3, 7]
+    assert quality.spans == [(7, 8), (2, 4)]
+
+
+def test_a_span_is_kept_from_its_threshold_on() -> None:
+    """Divergence 4 at the peak."""
+    row = ([0, 0, 0, 0, 10], [1, 1, 1, 1, 0])
+    assert judge(*row, span_divergence=3.999).spans == [(4, 5)]
+    assert judge(*row, span_divergence=4.001).spans == []
+
+
+def test_the_threshold_of_an_abnormal_token_is_a_knob() -> None:
+    row = ([0, 0, 0, 0, 10], [1, 1, 1, 1, 0])
+    assert "confident_error" in patterns(judge(*row, abnormal_z=1.99))
+    assert "confident_error" not in patterns(judge(*row, abnormal_z=2.01))
+
+
+def test_smoothing_comes_before_the_z_scores() -> None:
+    """A single outlier is spread over three tokens."""
+    quality = judge([0, 0, 0, 10, 0, 0, 0], [1, 1, 1, 0, 1, 1, 1], smoothing_window=3)
+    assert [i for i, p in enumerate(patterns(quality)) if p == "confident_error"] == [2, 3, 4]
+
+
+@pytest.mark.parametrize("tokens, expected", [(3, 3.0), (4, 0.0)])
+def test_a_short_row_is_measured_against_the_corpus(tokens: int, expected: float) -> None:
+    """All tokens alike: z 2 and -1 against the corpus, no deviation within the row."""
+    quality = judge([3.0] * tokens, [0.0] * tokens, min_tokens=4)
+    assert quality.score == pytest.approx(expected)
+
+
+def test_the_mean_loss_and_the_worst_window_are_scores_too() -> None:
+    """nll - entropy is 0 0 0 0 5 5 5 5 5 0: the worst window of five is 5."""
+    nll, entropy = [1, 1, 1, 1, 6, 6, 6, 6, 6, 1], [1.0] * 10
+    assert judge(nll, entropy, method="mean_loss").score == pytest.approx(3.5)
+    assert judge(nll, entropy, method="surprise").score == pytest.approx(5)
+
+
+@pytest.mark.parametrize("method", ["anomaly", "mean_loss", "surprise"])
+def test_a_row_without_targets_has_score_zero(method: str) -> None:
+    quality = judge([], [], method=method)
+    assert (quality.score, quality.spans, len(quality.patterns)) == (0.0, [], 0)
+
+
+@pytest.mark.parametrize("method", ["anomaly", "mean_loss", "surprise"])
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6])
+def test_every_length_has_a_finite_score(method: str, tokens: int) -> None:
+    quality = judge(list(range(tokens)), [1.0] * tokens, method=method, smoothing_window=3)
+    assert math.isfinite(quality.score) and len(quality.patterns) == tokens
+
+
+@pytest.mark.parametrize(
+    "rows, fraction, flagged",
+    [(10, 0.2, 2), (10, 0.05, 0), (10, 0.0, 0), (10, 1.0, 10), (100, 0.29, 29), (0, 0.5, 0)],
+)
+def test_the_worst_share_of_the_rows_lies_at_or_above_the_threshold(
+    rows: int, fraction: float, flagged: int
+) -> None:
+    """0.29 x 100 is 28.999999999999996 in binary."""
+    scores = [float(i) for i in range(rows)]
+    threshold = flag_threshold(scores, fraction)
+    assert sum(score >= threshold for score in scores) == flagged
