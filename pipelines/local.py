@@ -20,6 +20,7 @@ from typing import Any, TextIO
 from pipelines import PIPELINES
 from ytrainer_core.config import FinetuneConfig, dump_json, narrow
 from ytrainer_core.config.headline import split_headline
+from ytrainer_core.data.corpus import SPLITS
 from ytrainer_core.errors import ERRORS, GateRejected, StageFailed
 from ytrainer_core.files import home, sha256_json, write_json, write_text
 from ytrainer_core.progress import PROGRESS_SECONDS_VARIABLE
@@ -113,7 +114,7 @@ def _said(tree: Mapping[str, Any], config: FinetuneConfig) -> dict[str, Any]:
     """The tree as the user wrote it, with demo: names replaced by what they stand for."""
     said: dict[str, Any] = json.loads(json.dumps(tree))
     said.setdefault("model", {})["name_or_path"] = config.model.name_or_path
-    for split in ("train", "validation", "general"):
+    for split in SPLITS:
         said.setdefault("data", {})[split] = list(getattr(config.data, split))
     return said
 

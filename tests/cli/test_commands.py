@@ -250,7 +250,7 @@ def test_preview_shows_rows_with_their_trained_tokens(chain: Chain, cli: Cli) ->
     shown = re.findall(r"── (\S+) · (\d+) of (\d+) tokens trained", outcome.out)
     assert [origin for origin, *_ in shown] == [f"{chain.folder}/rows.jsonl:{n}" for n in (1, 2)]
     assert all(0 < int(trained) < int(whole) for _, trained, whole in shown)
-    assert "What is 0?" in outcome.out and "It is 0." in outcome.out
+    assert "What is 0?" in outcome.out and "The answer is 0." in outcome.out
     assert not list(Path(os.environ["YTRAINER_HOME"]).glob(".preview.*"))
 
 

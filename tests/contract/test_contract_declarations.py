@@ -43,7 +43,8 @@ def commands_of(text: str) -> list[str]:
         # a program in a virtual environment is the same program
         words = re.sub(r"^(\S*/bin/)?(?=ytrainer\b)", "", words)
         if re.match(r"ytrainer(\s|$)", words):
-            found.append(words)
+            first, *others = words.split(" · ")  # `ytrainer show · preview` are two commands
+            found += [first, *(f"{first.rsplit(' ', 1)[0]} {other}" for other in others)]
     return found
 
 
@@ -129,9 +130,9 @@ def test_a_command_that_does_not_exist_is_told_from_one_that_does(command: str, 
 
 def test_commands_are_found_in_blocks_and_inline_code() -> None:
     block = "```sh\n$ ytrainer demo\nmake x\n.venv/bin/ytrainer sft a.yaml \\\n  seed=1\n```\n"
-    text = f"{block}or `ytrainer list`"
+    text = f"{block}or `ytrainer pipeline list · run`"
     assert [words_of(command) for command in commands_of(text)] == [
-        ["demo"], ["sft", "a.yaml", "seed=1"], ["list"],
+        ["demo"], ["sft", "a.yaml", "seed=1"], ["pipeline", "list"], ["pipeline", "run"],
     ]  # fmt: skip
 
 
@@ -145,8 +146,8 @@ def test_every_command_of_a_readme_exists_and_its_overrides_are_knobs(path: Path
     faults = [f"{command}: {why}" for command in commands if (why := fault_of(command))]
     assert not faults, "\n".join(faults)
     for command in commands:
-        named = next((ROOT / w for w in words_of(command) if w.endswith(".yaml")), None)
-        config_of(command, named if named and named.is_file() else None)
+        examples = [ROOT / word for word in words_of(command) if word.startswith("examples/")]
+        config_of(command, examples[0] if examples else None)
 
 
 @pytest.mark.parametrize("path", READMES, ids=lambda path: path.name)

@@ -162,7 +162,7 @@ def passed(
     command = [*CLI, "pipeline", "run", "finetune", str(config), "--local"]
     with environment(home):
         killed = kill_during_training(command, home, folder / "killed.txt")
-        again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=300)
+        again = subprocess.run([*command, "--json"], capture_output=True, text=True, timeout=500)
     assert again.returncode == 0, again.stderr
     told = json.loads(again.stdout)
     runs = sorted((home / "pipelines").iterdir(), key=lambda path: path.stat().st_mtime_ns)

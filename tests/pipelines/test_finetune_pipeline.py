@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +81,26 @@ def test_the_killed_runs_are_continued_not_doubled(passed: Any, parent: Any) -> 
     (training,) = passed.below(parent.info.run_id)["sft"]
     assert parent.data.tags["ytrainer.restarts"] == "1"
     assert training.data.tags["ytrainer.restarts"] == "1"
+
+
+@pytest.mark.parametrize("reaped", [True, False])
+def test_a_step_ends_soon_after_its_pipeline_even_if_nobody_waited_for_that(reaped: bool) -> None:
+    """In a container whose first process reaps nothing, a killed pipeline stays a zombie."""
+    pipeline = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    program = "import time; from ytrainer_core.stages.run import watch_pipeline; watch_pipeline()"
+    step = subprocess.Popen(
+        [sys.executable, "-c", f"{program}; print('watching', flush=True); time.sleep(60)"],
+        env=os.environ | {"YTRAINER_PIPELINE_PID": str(pipeline.pid)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert step.stdout and step.stdout.readline() == "watching\n"
+    assert step.poll() is None
+    pipeline.kill()
+    if reaped:
+        pipeline.wait()
+    assert step.wait(timeout=20) == 4
+    pipeline.wait()
 
 
 # --- what it made --------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ Exit codes: 0 done · 2 config or data wrong · 3 the gate rejected the model ·
 from __future__ import annotations
 
 import logging
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -55,8 +54,6 @@ def options(
 ) -> None:
     """A corpus goes in, a judged and registered language model comes out."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
-    if debug:
-        os.environ["YTRAINER_DEBUG"] = "1"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -31,6 +31,12 @@ class DataConfig(Section):
     general: Strings = ()
     """Held-out general text; its loss before and after tells what the model forgot."""
 
+    replay: Strings = ()
+    """Files of an earlier or a general corpus, trained along so that less is forgotten."""
+
+    replay_ratio: Annotated[float, Field(ge=0, le=10)] = 0.2
+    """Replayed rows per row of the corpus, drawn by the seed; where there are fewer, all."""
+
     validation_fraction: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Share of the training rows held out where `validation` is empty; at most 1,000 rows."""
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-SPLITS = ("train", "validation", "general")
+SPLITS = ("train", "validation", "general", "replay")
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
 
@@ -33,12 +33,13 @@ BATCH_ROWS = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """An opened corpus folder. The three splits have the columns origin, messages and text."""
+    """An opened corpus folder. The splits have the columns origin, messages and text."""
 
     folder: Path
     train: datasets.Dataset
     validation: datasets.Dataset
     general: datasets.Dataset
+    replay: datasets.Dataset
     manifest: dict[str, Any]
 
 
@@ -50,17 +51,18 @@ def write_corpus(
     general: Iterable[Row],
     quarantine: Iterable[Rejected],
     manifest: dict[str, Any],
+    replay: Iterable[Row] = (),
 ) -> Corpus:
     """Write a corpus folder, whole or not at all, and open it.
 
-    The iterables are consumed in the order train, validation, general, quarantine. The manifest's
+    The iterables are consumed in the order of SPLITS, then the quarantine. The manifest's
     counts (but for read and the warnings among the rules), file sizes and sha256 are filled in.
     Raises ValueError where kept and quarantined rows are not manifest["counts"]["read"].
     """
     with atomic_folder(folder) as scratch:
         digest = hashlib.sha256()
         counts: dict[str, Any] = dict(manifest["counts"])
-        for split, rows in zip(SPLITS, (train, validation, general), strict=True):
+        for split, rows in zip(SPLITS, (train, validation, general, replay), strict=True):
             counts[split] = _write_split(scratch / f"{split}.arrow", split, rows, digest)
         by_rule = _write_quarantine(scratch / QUARANTINE, quarantine)
         counts["quarantined"] = by_rule.total()
@@ -243,6 +245,7 @@ def rewrite_train(
         train=_rows_of(corpus.train.select(keep)),
         validation=_rows_of(corpus.validation),
         general=_rows_of(corpus.general),
+        replay=_rows_of(corpus.replay),
         quarantine=(row for part in (read_quarantine(corpus.folder), quarantined) for row in part),
         manifest=manifest,
     )

@@ -356,7 +356,7 @@ def _write(
     held_out: frozenset[int],
     sources: Mapping[str, Sequence[Source]],
 ) -> Corpus:
-    train, validation, general = (staged[split] for split in SPLITS)
+    train, validation, general, replay = (staged[split] for split in SPLITS)
     own = _kept(validation, frozenset(validation.clean()))
     warnings: Counter[str] = Counter()
     for split in staged.values():
@@ -367,6 +367,7 @@ def _write(
         train=_kept(train, frozenset(train.clean()) - held_out),
         validation=_kept(train, held_out) if held_out else own,
         general=_kept(general, frozenset(general.clean())),
+        replay=_kept(replay, frozenset(replay.clean())),
         quarantine=(row for split in staged.values() for row in _rejected(staged, split)),
         manifest={
             "sources": [_describe(s, split) for split in SPLITS for s in sources[split]],

@@ -4,10 +4,10 @@ A generated corpus can be marked against the truth: the rule that makes an answe
 is every fault that was put in. Messages say one of eight things (in many phrasings) about a product
 of an invented name and a known device kind. The house's answer is short and structured:
 
-    intent: repair | device: kettle | department: kitchen workshop | next: send a label
+    intent: repair | device: kettle | department: kitchen workshop
 
-`device` is read from the message, `intent` has to be understood, and `department` and `next`
-follow from both by a rule (`house_answer`). The invented name is never part of an answer.
+`device` is read from the message, `intent` has to be understood, and `department` follows from
+both by a rule (`house_answer`). The invented name is never part of an answer.
 """
 
 import json
@@ -43,10 +43,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "The {it} is not for me, so please return what I paid.",
         "How do I get a refund for the {it}?",
         "I sent the {it} back and still wait for my money.",
-        "Kindly give me back the price of the {it}.",
-        "The {it} was a bad buy and I ask for my money.",
-        "You promised to repay me for the {it}.",
-        "I expect a full refund, the {it} is nothing like the picture.",
     ),
     "repair": (
         "The {it} is broken, can you mend it?",
@@ -55,10 +51,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "The {it} makes a loud noise and then goes dead.",
         "Could somebody fix the {it}?",
         "The {it} does not turn on any more.",
-        "There is a fault in the {it} and it needs mending.",
-        "Since yesterday the {it} has been out of order.",
-        "I would like the {it} to be repaired.",
-        "The {it} fell down and now it is broken.",
     ),
     "delivery": (
         "Where is the {it}? It has not arrived.",
@@ -67,10 +59,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "The parcel with the {it} seems to be lost.",
         "My {it} should have been here on Monday.",
         "The driver never came with the {it}.",
-        "Can you tell me when the {it} arrives?",
-        "The delivery of the {it} is late.",
-        "Nobody has brought the {it} yet.",
-        "The {it} was sent long ago and is not here.",
     ),
     "cancel": (
         "Please cancel my order of the {it}.",
@@ -79,10 +67,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "Do not send the {it}, I have changed my mind.",
         "Take the {it} off my order.",
         "Can I still cancel the {it}?",
-        "I wish to withdraw my order for the {it}.",
-        "My wife has ordered the {it} too, so drop mine.",
-        "Stop the {it} before it leaves the house.",
-        "I have decided against the {it}, cancel it.",
     ),
     "invoice": (
         "I need a copy of the bill for the {it}.",
@@ -91,10 +75,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "I was charged twice for the {it}.",
         "There is a mistake in the bill for the {it}.",
         "My bank asks for the receipt of the {it}.",
-        "I cannot find the invoice of the {it}.",
-        "Why is the {it} on my bill two times?",
-        "For my taxes I need a receipt for the {it}.",
-        "The tax on the bill of the {it} is wrong.",
     ),
     "parts": (
         "I need a new lid for the {it}.",
@@ -103,10 +83,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "I lost a screw of the {it} and need another.",
         "Can I order a new filter for the {it}?",
         "The {it} needs a new plug, which one fits?",
-        "Please send a second handle for the {it}.",
-        "I am looking for a spare button for the {it}.",
-        "Which parts can be had for the {it}?",
-        "I would like to buy another cover for the {it}.",
     ),
     "setup": (
         "How do I set up the {it}?",
@@ -115,10 +91,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "Can you explain the buttons of the {it}?",
         "How do I change the language of the {it}?",
         "Please tell me how to start the {it}.",
-        "I cannot work out how the {it} is switched on.",
-        "What do the lights on the {it} mean?",
-        "Is there a guide to the {it}?",
-        "Please show me how to clean the {it}.",
     ),
     "danger": (
         "There is smoke coming out of the {it}.",
@@ -127,10 +99,6 @@ PHRASINGS: dict[str, tuple[str, ...]] = {
         "I smell burning when the {it} is on.",
         "Sparks fly out of the {it}.",
         "The {it} became so hot that it hurt my hand.",
-        "The cable of the {it} has melted.",
-        "My child was hurt by the {it}.",
-        "The {it} burned a hole into the table.",
-        "I am afraid the {it} may explode.",
     ),
 }
 INTENTS: tuple[str, ...] = tuple(PHRASINGS)
@@ -154,8 +122,8 @@ VALIDATION_NAME_ENDS = ("gan", "rix", "pa", "lor", "wen", "sta")
 
 INSTRUCTION = "Sort this message for the service desk."
 
-# Rows of train.json without a fault. Enough to cover every phrasing with about half the devices.
-CLEAN_TRAIN_ROWS = 600
+# Rows of train.json without a fault: every phrasing with most of the devices it may be used with.
+CLEAN_TRAIN_ROWS = 560
 # Rows of validation.json: one row is 0.8 points of exact match.
 VALIDATION_ROWS = 120
 # Share of the (phrasing, device) pairs that only the validation file may use.
@@ -214,30 +182,25 @@ def house_answer(intent: str, device: str) -> str:
 
     Raises KeyError for an intent or a device the house does not know.
     """
-    family = FAMILY_OF[device]
-    department, next_step = _rule(intent, family)
-    return f"intent: {intent} | device: {device} | department: {department} | next: {next_step}"
+    department = _department(intent, FAMILY_OF[device])
+    return f"intent: {intent} | device: {device} | department: {department}"
 
 
-def _rule(intent: str, family: str) -> tuple[str, str]:
-    """Department and next step: some follow from the intent, some from the family, some from both.
+def _department(intent: str, family: str) -> str:
+    """Who looks after it: some follow from the intent, some from the family, some from both.
 
     Money is billing's whatever the device; handicraft is the family's own workshop's; goods on the
     road are the post room's or the van's, by what the family weighs.
     """
-    parcel = family in PARCEL_FAMILIES
-    carrier = "post room" if parcel else "van desk"
-    rules: dict[str, tuple[str, str]] = {
-        "refund": ("billing", "send a label" if parcel else "book a pickup"),
-        "repair": (f"{family} workshop", "send a label" if parcel else "book a visit"),
-        "delivery": (carrier, "trace the parcel" if parcel else "call the driver"),
-        "cancel": (carrier, "stop the parcel" if parcel else "free the slot"),
-        "invoice": ("billing", "mail a copy"),
-        "parts": (f"{family} workshop", "check the stock"),
-        "setup": (f"{family} workshop", "mail the guide" if parcel else "call back"),
-        "danger": ("safety", "recall at once" if parcel else "send an expert"),
-    }
-    return rules[intent]
+    if intent in ("refund", "invoice"):
+        return "billing"
+    if intent == "danger":
+        return "safety"
+    if intent in ("delivery", "cancel"):
+        return "post room" if family in PARCEL_FAMILIES else "van desk"
+    if intent in ("repair", "parts", "setup"):
+        return f"{family} workshop"
+    raise KeyError(intent)
 
 
 def write_domain_corpus(folder: Path, seed: int = 0) -> DomainCorpus:

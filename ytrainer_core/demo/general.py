@@ -143,8 +143,9 @@ def write_general_corpus(folder: Path, seed: int = 0) -> GeneralCorpus:
         else:
             train += texts[cut:]
     rng.shuffle(train)
-    train = lessons + train
     rng.shuffle(validation)
+    held_out = set(validation)  # two kinds can make the same short text
+    train = [text for text in lessons + train if text not in held_out]
 
     folder.mkdir(parents=True, exist_ok=True)
     corpus = GeneralCorpus(

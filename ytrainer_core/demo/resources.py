@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from ytrainer_core.config import PretrainConfig, RegisterConfig, StageConfig, TrackingConfig
 from ytrainer_core.config.base import Section
+from ytrainer_core.data.corpus import SPLITS
 from ytrainer_core.demo import corpus, general
 from ytrainer_core.demo.recipe import PRETRAIN
 from ytrainer_core.errors import ConfigError
@@ -44,10 +45,7 @@ def resolve(config: C) -> C:
     data = getattr(config, "data", None)
     if data is not None:
         update["data"] = data.model_copy(
-            update={
-                split: tuple(locate(name) for name in getattr(data, split))
-                for split in ("train", "validation", "general")
-            }
+            update={split: tuple(locate(name) for name in getattr(data, split)) for split in SPLITS}
         )
     model = getattr(config, "model", None)
     if model is not None and not isinstance(config, _WITHOUT_BASE):

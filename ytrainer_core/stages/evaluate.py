@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from ytrainer_core import __version__
 from ytrainer_core.config import DataConfig, EvaluateStageConfig, NlirgConfig
-from ytrainer_core.data.corpus import Corpus
+from ytrainer_core.data.corpus import SPLITS, Corpus
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import DataError
 from ytrainer_core.evaluation.gate import Verdict, judge
@@ -59,7 +59,7 @@ def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
             corpus.manifest["sha256"],
             __version__,
             config.evaluate.model_dump(mode="json"),
-            config.data.model_dump(mode="json", exclude={"train", "validation", "general"}),
+            config.data.model_dump(mode="json", exclude=set(SPLITS)),
         ]
     )
     limit = config.data.max_length

@@ -23,6 +23,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
+
 from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
 from ytrainer_core.config.headline import join_headline
 from ytrainer_core.errors import ConfigError, DiskFull, StageFailed, YTrainerError
@@ -216,13 +218,19 @@ def watch_pipeline() -> None:
 
     def watch() -> None:
         while True:
-            try:
-                os.kill(pid, 0)
-            except ProcessLookupError:
+            if _is_gone(pid):
                 os._exit(YTrainerError.exit_code)
             time.sleep(_WATCH_SECONDS)
 
     threading.Thread(target=watch, daemon=True, name="watch-pipeline").start()
+
+
+def _is_gone(pid: int) -> bool:
+    """Whether a process has ended; one that nobody has waited for (a zombie) has."""
+    try:
+        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
 
 
 def peak_rss_mib() -> float:

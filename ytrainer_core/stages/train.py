@@ -11,6 +11,7 @@ from typing import Any
 
 from ytrainer_core import __version__
 from ytrainer_core.config import CptConfig, SftConfig
+from ytrainer_core.data.mixing import with_replay
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import CheckpointError, ConfigError
 from ytrainer_core.files import atomic_folder
@@ -49,6 +50,9 @@ def sft(config: SftConfig, context: StageContext) -> StageResult:
     order = read_order(context.path("order"), len(rows))
     if order is not None:
         rows = [rows[i] for i in order]
+    if len(corpus.replay):
+        replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
+        rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
     data_sha256 = corpus.manifest["sha256"]
     base_sha256 = base_digest(folder)
     dtype = compute_dtype(config.model.dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ytrainer_core.config import ValidateConfig
 from ytrainer_core.data.checks import RULES
-from ytrainer_core.data.corpus import Corpus, read_quarantine
+from ytrainer_core.data.corpus import SPLITS, Corpus, read_quarantine
 from ytrainer_core.data.prepare import prepare_corpus
 from ytrainer_core.data.tokenize import Tokenized, mask_segments, tokenize_dataset
 from ytrainer_core.reports.validate import (
@@ -63,7 +63,7 @@ def validate(config: ValidateConfig, context: StageContext) -> StageResult:
         summary={
             "rows read": f"{counts['read']:,}",
             "rows kept": f"{counts['train']:,} train, {counts['validation']:,} validation, "
-            f"{counts['general']:,} general",
+            f"{counts['general']:,} general, {counts['replay']:,} replay",
             "rows quarantined": f"{counts['quarantined']:,}"
             + "".join(f" · {rule} {n}" for rule, n in sorted(_quarantine_counts(corpus).items())),
             "target tokens": f"{targets:,}",
@@ -72,7 +72,7 @@ def validate(config: ValidateConfig, context: StageContext) -> StageResult:
 
 
 def _counts(corpus: Corpus) -> dict[str, int]:
-    names = ("read", "train", "validation", "general", "quarantined")
+    names = ("read", *SPLITS, "quarantined")
     return {name: corpus.manifest["counts"][name] for name in names}
 
 
