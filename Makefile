@@ -5,13 +5,13 @@ BIN    := $(VENV)/bin
 # torch comes first: asked for by another package it would be the newest build with CUDA.
 TORCH  := $(shell grep -o '^torch==[^ ]*' constraints.txt)
 
-.PHONY: demo test check compile bench test-gpu clean
+.PHONY: demo test check compile clean
 
 demo: $(VENV)/.demo
 	$(BIN)/ytrainer demo
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -22,9 +22,6 @@ check: $(VENV)/.dev
 compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune
 	$(BIN)/python -m components.readme
-
-test-gpu:
-	python3 -m pytest -q -m gpu tests/gpu
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)

@@ -11,13 +11,14 @@ both by a rule (`house_answer`). The invented name is never part of an answer.
 """
 
 import json
-import os
 import random
 import string
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
+
+from ytrainer_core.files import write_text
 
 # Device kinds by the family whose workshop looks after them.
 DEVICES_BY_FAMILY: dict[str, tuple[str, ...]] = {
@@ -225,10 +226,9 @@ def write_domain_corpus(folder: Path, seed: int = 0) -> DomainCorpus:
         validation_rows=len(validation),
         planted_rows=dict(PLANTED),
     )
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(corpus.train, _json_array(row.to_json() for row in train))
-    write_atomically(corpus.validation, _json_array(row.to_json() for row in validation))
-    write_atomically(corpus.planted, _json_array(map(json.dumps, _planted_list(train))))
+    write_text(corpus.train, _json_array(row.to_json() for row in train))
+    write_text(corpus.validation, _json_array(row.to_json() for row in validation))
+    write_text(corpus.planted, _json_array(map(json.dumps, _planted_list(train))))
     return corpus
 
 
@@ -348,13 +348,3 @@ def _planted_list(rows: Sequence[Row]) -> list[dict[str, int | str]]:
 def _json_array(lines: Iterable[str]) -> str:
     """A JSON array with one element a line, so that a line number names a row."""
     return "[\n" + ",\n".join(lines) + "\n]\n"
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write UTF-8 `text` under a temporary name and rename it: never half a file at `path`."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

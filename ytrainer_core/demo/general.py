@@ -17,7 +17,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from ytrainer_core.demo.corpus import DEVICES, FAMILY_OF, write_atomically
+from ytrainer_core.demo.corpus import DEVICES, FAMILY_OF
+from ytrainer_core.files import write_text
 
 PEOPLE = (
     "Anna", "Ben", "Clara", "David", "Emma", "Frank", "Grace", "Henry", "Iris", "Jonas", "Karin",
@@ -102,6 +103,8 @@ TRAIN_CHARACTERS = 1_600_000
 VALIDATION_CHARACTERS = 60_000
 # Docstrings shorter than the first say little; longer ones are cut at the second.
 DOCSTRING_CHARACTERS = (60, 600)
+# What a path of some machine looks like; a docstring that holds one is left out.
+PATH_LIKE = re.compile(r"(?<![\w<])/\w|[A-Za-z]:\\|site-packages")
 # Standard-library packages that are tests or other people's text rather than documentation.
 SKIPPED_PACKAGES = frozenset(
     {"site-packages", "dist-packages", "test", "tests", "idle_test", "lib2to3", "idlelib",
@@ -145,9 +148,8 @@ def write_general_corpus(folder: Path, seed: int = 0) -> GeneralCorpus:
     rng.shuffle(train)
     rng.shuffle(validation)
     held_out = set(validation)  # two kinds can make the same short text
-    train = [text for text in lessons + train if text not in held_out]
+    train = [text for text in dict.fromkeys(lessons + train) if text not in held_out]
 
-    folder.mkdir(parents=True, exist_ok=True)
     corpus = GeneralCorpus(
         train=folder / "general_train.jsonl",
         validation=folder / "general_validation.jsonl",
@@ -156,8 +158,8 @@ def write_general_corpus(folder: Path, seed: int = 0) -> GeneralCorpus:
         train_characters=sum(map(len, train)),
         validation_characters=sum(map(len, validation)),
     )
-    write_atomically(corpus.train, _json_lines(train))
-    write_atomically(corpus.validation, _json_lines(validation))
+    write_text(corpus.train, _json_lines(train))
+    write_text(corpus.validation, _json_lines(validation))
     return corpus
 
 
@@ -542,7 +544,7 @@ def _standard_library_docstrings(rng: random.Random) -> Iterator[str]:
 
 def _clean_docstring(text: str) -> str:
     """The docstring in plain ASCII, cut at a line end; empty where it speaks of file paths."""
-    if not text.isascii() or re.search(r"(?<![\w<])/\w+/|[A-Za-z]:\\", text):
+    if not text.isascii() or PATH_LIKE.search(text):
         return ""
     shortest, longest = DOCSTRING_CHARACTERS
     if len(text) > longest:

@@ -20,12 +20,21 @@ MODEL_NAME = "ytrainer-demo"
 """Registered model of the demo."""
 
 PRETRAIN = PretrainConfig(
-    architecture=ArchitectureConfig(),
-    data=DataConfig(validation_fraction=0.01, max_length=1024),
+    architecture=ArchitectureConfig(
+        vocab_size=2048,
+        hidden_size=224,
+        intermediate_size=608,
+        num_hidden_layers=3,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        initializer_range=0.05,
+    ),
+    data=DataConfig(validation_fraction=0.01),
     objective=ObjectiveConfig(name="cross_entropy"),
-    optim=OptimConfig(learning_rate=3e-3, weight_decay=0.1, adam_beta2=0.95, warmup_ratio=0.05),
-    train=TrainConfig(num_train_epochs=1, logging_steps=20, save_steps=0),
-    seed=0,
+    optim=OptimConfig(learning_rate=2e-3, weight_decay=0.1, adam_beta2=0.95),
+    # short packs: few tokens a step, so that a small budget makes many steps
+    train=TrainConfig(num_train_epochs=1, pack_length=256, logging_steps=50, save_steps=0),
 )
 """The base model, from scratch."""
 
@@ -35,10 +44,12 @@ FINETUNE: dict[str, Any] = {
         "train": "demo:train",
         "validation": "demo:validation",
         "general": "demo:general",
+        "replay": "demo:pretrain",
+        "replay_ratio": 1.0,
         "max_length": 512,
     },
-    "optim": {"learning_rate": 2e-3},
-    "train": {"num_train_epochs": 4, "pack_length": 1024},
+    "optim": {"learning_rate": 4e-3},
+    "train": {"num_train_epochs": 4, "pack_length": 256, "logging_steps": 20, "save_steps": 200},
     "registry": {"name": MODEL_NAME},
 }
 """The finetune pipeline as the demo runs it."""
