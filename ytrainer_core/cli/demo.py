@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import resource
+import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -42,16 +43,13 @@ def demo(
     planted = Path(locate("demo:planted"))
     print_summary("ytrainer demo", demo_table(result, planted, base_seconds))
     uri = f"models:/{MODEL_NAME}@champion"
+    bin_ = relative(Path(sys.executable).parent)
     store = tracking_uri(TrackingConfig())
-    print_summary(
-        "next",
-        {
-            "reports": f"open {relative(result.folder / 'reports')}/*.html",
-            "runs": f"mlflow ui --backend-store-uri {store}",
-            "chat": f'ytrainer chat {uri} --once "{_question()}"',
-            "proof": f"ytrainer registry verify {uri}",
-        },
-    )
+    # plain lines, not a table: they are there to be copied
+    print(f"# the reports: {relative(result.folder / 'reports')}/*.html")
+    print(f"{bin_}/mlflow ui --backend-store-uri {store}")
+    print(f"{bin_}/ytrainer chat {uri} --once $'{_question()}'")
+    print(f"{bin_}/ytrainer registry verify {uri}")
 
 
 def _question() -> str:

@@ -89,13 +89,12 @@ NAME_PARTS = ("ba", "ke", "lo", "mu", "ni", "po", "ra", "si", "tu", "ve", "xi", 
 # Share of the characters of each kind. Conversations come first because they teach what tuning
 # builds on: reading a question, and answering it after the assistant's marker.
 SHARES: dict[str, float] = {
-    "lesson": 0.33,
-    "conversation": 0.37,
-    "prose": 0.11,
-    "definition": 0.02,
+    "conversation": 0.68,
+    "prose": 0.10,
+    "definition": 0.03,
     "arithmetic": 0.03,
-    "copying": 0.05,
-    "docstring": 0.09,
+    "copying": 0.06,
+    "docstring": 0.10,
 }
 # Characters of general_train.jsonl: about what two cores read in a minute of pre-training.
 TRAIN_CHARACTERS = 1_600_000
@@ -134,21 +133,17 @@ def write_general_corpus(folder: Path, seed: int = 0) -> GeneralCorpus:
     """
     rng = random.Random(seed)
     total = TRAIN_CHARACTERS + VALIDATION_CHARACTERS
-    lessons: list[str] = []
     train: list[str] = []
     validation: list[str] = []
     for kind, share in SHARES.items():
         texts = _distinct_texts(_texts(kind, rng), round(share * total))
         cut = _rows_within(texts, round(share * VALIDATION_CHARACTERS))
         validation += texts[:cut]
-        if kind == "lesson":
-            lessons = texts[cut:]
-        else:
-            train += texts[cut:]
+        train += texts[cut:]
     rng.shuffle(train)
-    rng.shuffle(validation)
     held_out = set(validation)  # two kinds can make the same short text
-    train = [text for text in dict.fromkeys(lessons + train) if text not in held_out]
+    train = [text for text in dict.fromkeys(train) if text not in held_out]
+    rng.shuffle(validation)
 
     corpus = GeneralCorpus(
         train=folder / "general_train.jsonl",
@@ -196,7 +191,6 @@ def _texts(kind: str, rng: random.Random) -> Iterator[str]:
         yield from _standard_library_docstrings(rng)
         return
     writers: dict[str, Callable[[random.Random], str]] = {
-        "lesson": _lesson,
         "conversation": _conversation,
         "prose": _prose,
         "definition": _definitions,
@@ -363,38 +357,11 @@ def _turn(role: str, content: str) -> str:
     return f"<|im_start|>{role}\n{content}<|im_end|>\n"
 
 
-def _lesson(rng: random.Random) -> str:
-    """One question of the three easiest kinds: what thing, what about, what family."""
-    asks = (_ask_meaning, _ask_thing, _ask_family)
-    question, answer = rng.choices(asks, weights=(3, 1, 1))[0](rng)
-    return _turn("user", question) + _turn("assistant", answer)
-
-
 def _conversation(rng: random.Random) -> str:
-    """One or two questions, each with an answer that can be had from the question."""
-    kinds = (_ask_card, _ask_thing, _ask_meaning, _ask_family, _ask_story, _ask_sum, _ask_copy)
-    weights = (10, 1, 1, 1, 1, 1, 1)
-    turns = []
-    for ask in rng.choices(kinds, weights=weights, k=rng.choice((1, 1, 1, 2))):
-        question, answer = ask(rng)
-        turns += [_turn("user", question), _turn("assistant", answer)]
-    return "".join(turns)
-
-
-def _ask_thing(rng: random.Random) -> tuple[str, str]:
-    """A sentence about one device, and which it is."""
-    scene = _device_scene(rng)
-    sentence = rng.choice(
-        (
-            "The {name} {thing} came on {day}.",
-            "{who} bought the {name} {thing} in {place}.",
-            "My {name} {thing} is {colour}.",
-            "The {thing} of {who} stands in the {room}.",
-            "Where is the {name} {thing} from {place}?",
-            "I would like to have the {name} {thing}.",
-        )
-    )
-    return _tell(sentence, scene) + "\nWhich thing is it?", scene.thing
+    """One question, with an answer that can be had from it."""
+    kinds = (_ask_card, _ask_story, _ask_sum, _ask_copy)
+    question, answer = rng.choices(kinds, weights=(20, 1, 1, 1))[0](rng)
+    return _turn("user", question) + _turn("assistant", answer)
 
 
 # Sentences that state a fact, with the question for it and the short answer.
@@ -440,45 +407,32 @@ TOPIC_SENTENCES = (
     "I write about {meaning} and the {name} {thing}.",
     "The {thing} ({name}) and {meaning}.",
 )
-
-
-def _topic_sentence(meaning: str, scene: _Scene, rng: random.Random) -> str:
-    return rng.choice(TOPIC_SENTENCES).format(**vars(scene), meaning=meaning)
+# Fields that every text can fill; others only where it has a sentence for them.
+MAIN_FIELDS = ("topic", "thing", "kind")
+# How often a card asks for each main field, and how often its text has a further sentence.
+FIELD_ASKED = 0.6
+FURTHER_SENTENCE = 0.125
 
 
 def _ask_card(rng: random.Random) -> tuple[str, str]:
-    """A text, and its facts as a card of fields."""
+    """A text, and some of its facts as a card of fields.
+
+    One form from the first card to the last: what one field has taught then serves all others.
+    """
     scene = _device_scene(rng)
     topic = rng.choice(list(SAME_MEANING))
     meaning = rng.choice(SAME_MEANING[topic])
-    others = rng.sample(list(CARD_SENTENCES), rng.choice((0, 0, 1)))
-    sentences = [_tell(rng.choice(CARD_SENTENCES[field]), scene) for field in others]
-    sentences.append(_topic_sentence(meaning, scene, rng))
-    rng.shuffle(sentences)
+    sentences = [rng.choice(TOPIC_SENTENCES).format(**vars(scene), meaning=meaning)]
     facts = {"topic": topic, "thing": scene.thing, "kind": FAMILY_OF[scene.thing]}
-    facts |= {field: getattr(scene, field) for field in others}
-    card = " | ".join(f"{field}: {fact}" for field, fact in facts.items())
-    return f"{' '.join(sentences)}\nWrite a card: {', '.join(facts)}.", card
-
-
-def _ask_meaning(rng: random.Random) -> tuple[str, str]:
-    """One or two ways to say a word, and the word."""
-    word, first, second = _word_and_meanings(rng)
-    if rng.random() < 0.3:
-        return f"Which word means {first} or {second}?", word
-    return f"{_topic_sentence(first, _device_scene(rng), rng)}\nWhat is it about?", word
-
-
-def _ask_family(rng: random.Random) -> tuple[str, str]:
-    device = rng.choice(DEVICES)
-    question = rng.choice(
-        (
-            f"Which devices does the {_model_name(rng)} {device} belong to?",
-            f"Which workshop mends {_article(device)}?",
-            f"I have {_article(device)}. What is it for?",
-        )
-    )
-    return question, FAMILY_OF[device]
+    fields = [field for field in MAIN_FIELDS if rng.random() < FIELD_ASKED] or ["topic"]
+    if rng.random() < FURTHER_SENTENCE:
+        further = rng.choice(list(CARD_SENTENCES))
+        sentences.append(_tell(rng.choice(CARD_SENTENCES[further]), scene))
+        facts[further] = getattr(scene, further)
+        fields.append(further)
+    rng.shuffle(sentences)
+    card = " | ".join(f"{field}: {facts[field]}" for field in fields)
+    return f"{' '.join(sentences)}\nCard: {', '.join(fields)}", card
 
 
 def _ask_sum(rng: random.Random) -> tuple[str, str]:

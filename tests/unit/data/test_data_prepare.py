@@ -67,6 +67,7 @@ def test_good_rows_stay_in_file_order_and_bad_ones_are_quarantined_with_their_te
         "train": 2,
         "validation": 0,
         "general": 0,
+        "replay": 0,
         "quarantined": 5,
         "rules": {
             "unreadable_row": 1,
@@ -209,13 +210,23 @@ def test_a_row_whose_answer_is_cut_off_has_no_trained_token(
     assert rules(corpus) == {"no_trained_token": 1}
 
 
-def test_held_out_general_text_is_cut_and_not_quarantined(
+def test_a_long_general_conversation_is_cut_and_not_quarantined(
     tmp_path: Path, jsonl: Write, unmarked: Any
 ) -> None:
-    general = jsonl([{"text": "x" * 300}], "g.jsonl")
+    general = jsonl([{"question": "x" * 30, "answer": "y" * 300}], "g.jsonl")
     corpus = prepare(tmp_path, unmarked, train=jsonl([qa(1)]), general=general, max_length=100)
     assert len(corpus.general) == 1
     assert rules(corpus) == {"truncated": 1}
+
+
+def test_a_long_document_stays_whole_since_whoever_reads_it_splits_it(
+    tmp_path: Path, jsonl: Write, unmarked: Any
+) -> None:
+    path = jsonl([{"text": "x" * 300}], "g.jsonl")
+    corpus = prepare(tmp_path, unmarked, train=path, general=path, max_length=100)
+    assert (len(corpus.train), len(corpus.general)) == (1, 1)
+    assert corpus.train[0]["text"] == "x" * 300
+    assert not rules(corpus)
 
 
 def test_a_row_that_the_template_refuses_is_quarantined_and_the_others_stay(
@@ -376,6 +387,7 @@ def test_nothing_is_left_beside_the_corpus_folder(tmp_path: Path, jsonl: Write) 
         "train.arrow",
         "validation.arrow",
         "general.arrow",
+        "replay.arrow",
         "quarantine.jsonl",
         "manifest.json",
     }

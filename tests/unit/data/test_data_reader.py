@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -189,18 +188,6 @@ def test_lines_are_those_between_line_feeds(
     expected = [line.removesuffix("\r") for line in text.split("\n")]
     found = [line for _, line in read_lines(Source("a.txt", path), "utf-8")]
     assert found == (expected if expected[-1] or text.endswith("\r") else expected[:-1])
-
-
-def test_reading_an_array_is_linear_in_its_rows(tmp_path: Path) -> None:
-    def seconds(rows: int) -> float:
-        path = tmp_path / f"{rows}.json"
-        path.write_text(json.dumps([A] * rows, indent=1))
-        begin = time.process_time()
-        assert len(read(str(path))) == rows
-        return time.process_time() - begin
-
-    seconds(1000)  # warm up
-    assert seconds(32_000) < 40 * max(seconds(2_000), 0.01)  # quadratic would be 256 times
 
 
 @needs_shared
