@@ -27,15 +27,15 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.torch: constraints.txt | $(BIN)/python
-	$(BIN)/pip install -q --disable-pip-version-check --no-compile $(TORCH)
+	$(BIN)/pip install -q --disable-pip-version-check $(TORCH)
 	touch $@
 
 $(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/.torch
-	$(BIN)/pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[pipelines]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[pipelines]'
 	touch $@
 
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
-	$(BIN)/pip install -q --disable-pip-version-check --no-compile -c constraints.txt -e '.[pipelines,dev]'
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[pipelines,dev]'
 	touch $@ $(VENV)/.demo
 
 clean:

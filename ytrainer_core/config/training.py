@@ -88,7 +88,7 @@ class OptimConfig(Section):
     learning_rate: Positive = 2e-4
     """Peak learning rate."""
 
-    optimizer: str = "adamw_torch"
+    optimizer: str = "adamw_torch_fused"
     """Optimizer as transformers names it."""
 
     weight_decay: NonNegative = 0.0

@@ -239,17 +239,23 @@ def peak_rss_mib() -> float:
 
 
 def quiet_libraries() -> None:
-    """Keep progress bars and notices of libraries out of our output; errors still show."""
+    """Keep progress bars and notices of libraries out of our output; errors still show.
+
+    By environment where a library is not imported yet: importing one here would cost
+    every light stage some seconds.
+    """
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("HF_DATASETS_CACHE", str(home() / "cache" / "datasets"))
-    from datasets.utils.logging import disable_progress_bar, set_verbosity_error
-    from transformers.utils import logging
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("DATASETS_VERBOSITY", "error")
+    if "transformers" in sys.modules:
+        from transformers.utils import logging
 
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    set_verbosity_error()
-    disable_progress_bar()
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
 
 
 def _check_names(stage: Stage, inputs: Mapping[str, str]) -> None:
