@@ -8,7 +8,12 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+_PIPED_WIDTH = 240
+"""Columns where stdout is no terminal: a path broken in two lines cannot be copied or searched."""
+
 out = Console(highlight=False)
+if not out.is_terminal:
+    out.width = _PIPED_WIDTH
 err = Console(stderr=True, highlight=False)
 
 

@@ -136,7 +136,8 @@ def preview(
         shown = corpus.train.select(range(min(rows, len(corpus.train))))
         for row in tokenize_dataset(shown, tokenizer, config.data):
             trained = sum(label != -100 for label in row["labels"])
-            out.print(f"── {row['origin']} · {trained} of {len(row['labels'])} tokens trained")
+            shape = f"{trained} of {len(row['labels'])} tokens trained"
+            out.print(f"── {row['origin']} · {shape}", soft_wrap=True)
             text = Text()
             tokens = Tokenized(row["input_ids"], row["labels"])
             for segment, is_trained in mask_segments(tokens, tokenizer):

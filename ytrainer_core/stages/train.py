@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ytrainer_core import __version__
-from ytrainer_core.config import CptConfig, SftConfig
+from ytrainer_core.config import CptConfig, PretrainConfig, SftConfig
 from ytrainer_core.data.mixing import with_replay
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import CheckpointError, ConfigError
@@ -27,6 +27,7 @@ from ytrainer_core.stages.common import (
 from ytrainer_core.training.checkpoints import checkpoint_root, exclusive, training_key
 from ytrainer_core.training.engine import TrainJob, TrainResult, train
 from ytrainer_core.training.model import (
+    PROBE_ROWS,
     BaseReference,
     ModelCard,
     add_lora,
@@ -53,46 +54,90 @@ def sft(config: SftConfig, context: StageContext) -> StageResult:
     if len(corpus.replay):
         replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
         rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
-    data_sha256 = corpus.manifest["sha256"]
-    base_sha256 = base_digest(folder)
+    base = BaseReference(
+        name_or_path=str(folder)
+        if Path(config.model.name_or_path).is_dir()
+        else config.model.name_or_path,
+        revision=config.model.revision,
+        sha256=base_digest(folder),
+    )
     dtype = compute_dtype(config.model.dtype)
     # full training keeps float32 weights and computes in dtype; frozen ones may be dtype
     model = load_model(folder, config.model, dtype=dtype if config.lora.rank else torch.float32)
     if config.lora.rank:
         torch.manual_seed(config.seed)  # the adapters' first values
         model = add_lora(model, config.lora)
+    return train_and_save(
+        config,
+        context,
+        model,
+        tokenizer,
+        rows,
+        eval_rows=held_out,
+        kind="adapter" if config.lora.rank else "full",
+        base=base,
+        data_sha256=corpus.manifest["sha256"],
+        order=order,
+    )
+
+
+def train_and_save(
+    config: SftConfig | PretrainConfig,
+    context: StageContext,
+    model: Any,
+    tokenizer: Any,
+    rows: Sequence[Any],
+    *,
+    eval_rows: Sequence[Any],
+    kind: str,
+    base: BaseReference,
+    data_sha256: str,
+    order: Sequence[int] | None = None,
+) -> StageResult:
+    """Train under this work's checkpoints, write the model folder, then drop the checkpoints.
+
+    rows, eval_rows: tokenized. kind: adapter or full. order: the curriculum that `rows` is in.
+    """
+    resolved = config.model_dump(mode="json")
+    key = training_key(resolved, order, data_sha256, base.sha256)
     job = TrainJob(
-        config.data, config.objective, config.optim, config.train, config.seed, dtype,
+        data=config.data,
+        objective=config.objective,
+        optim=config.optim,
+        train=config.train,
+        seed=config.seed,
+        dtype=compute_dtype(config.model.dtype),
         ordered=order is not None or config.train.batching == "token_groups",
-    )  # fmt: skip
-    key = training_key(config.model_dump(mode="json"), order, data_sha256, base_sha256)
+    )
     with exclusive(checkpoint_root(key)) as checkpoints:
         result = train(
-            model, tokenizer, rows, job,
-            checkpoints=checkpoints, log=context.log, eval_rows=held_out, title="training",
-        )  # fmt: skip
+            model,
+            tokenizer,
+            rows,
+            job,
+            checkpoints=checkpoints,
+            log=context.log,
+            eval_rows=eval_rows,
+        )
         card = ModelCard(
-            kind="adapter" if config.lora.rank else "full",
-            base=BaseReference(
-                str(folder) if Path(config.model.name_or_path).is_dir() else
-                config.model.name_or_path, config.model.revision, base_sha256
-            ),
+            kind=kind,
+            base=base,
             dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
             data_sha256=data_sha256,
             run_id=context.run.run_id,
             ytrainer_version=__version__,
-            config=config.model_dump(mode="json"),
-        )  # fmt: skip
-        probe = probe_batch(
-            [rows[i]["input_ids"] for i in range(min(4, len(rows)))], len(tokenizer)
+            config=resolved,
         )
+        first = [rows[i]["input_ids"] for i in range(min(PROBE_ROWS, len(rows)))]
         with atomic_folder(context.outputs["model"]) as scratch:
-            save_trained(model, tokenizer, scratch, card, probe)
+            save_trained(model, tokenizer, scratch, card, probe_batch(first, len(tokenizer)))
         shutil.rmtree(checkpoints)
     return finish(config, context, model, result)
 
 
-def finish(config: Any, context: StageContext, model: Any, result: TrainResult) -> StageResult:
+def finish(
+    config: SftConfig | PretrainConfig, context: StageContext, model: Any, result: TrainResult
+) -> StageResult:
     """Report and summary of a finished training."""
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
     losses = [row["loss"] for row in result.history if "loss" in row]
