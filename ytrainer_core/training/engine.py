@@ -24,7 +24,7 @@ from ytrainer_core.files import home
 from ytrainer_core.objectives.attach import attach_objective
 from ytrainer_core.progress import Progress
 from ytrainer_core.scoring.signals import mean_nll
-from ytrainer_core.training.batches import PackCollator, Packs, SeededOrder, TokenRow, build_packs
+from ytrainer_core.training.batches import PackCollator, SeededOrder, TokenRow, build_packs
 from ytrainer_core.training.checkpoints import newest_complete, seal
 
 Log = Callable[[Mapping[str, float], int], None]
@@ -309,6 +309,3 @@ def _named_failures():  # type: ignore[no-untyped-def]
         raise YTrainerError(
             f"{error}. Lower optim.learning_rate, or compute in float32 (model.dtype=float32)."
         ) from error
-
-
-__all__ = ["Log", "Packs", "TrainJob", "TrainResult", "train"]
