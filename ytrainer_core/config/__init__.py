@@ -4,6 +4,7 @@ from ytrainer_core.config.base import Section, default_of, dump_json, walk_field
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
 from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
+from ytrainer_core.config.objective import NlirgConfig, ObjectiveConfig
 from ytrainer_core.config.stages import (
     ALL_SECTIONS,
     STAGE_CONFIGS,
@@ -23,10 +24,9 @@ from ytrainer_core.config.stages import (
 )
 from ytrainer_core.config.training import (
     ArchitectureConfig,
+    LaunchConfig,
     LoraConfig,
     ModelConfig,
-    NlirgConfig,
-    ObjectiveConfig,
     OptimConfig,
     TrainConfig,
 )
@@ -41,6 +41,7 @@ __all__ = [
     "EvaluateStageConfig",
     "FinetuneConfig",
     "GateConfig",
+    "LaunchConfig",
     "LoraConfig",
     "ModelConfig",
     "NlirgConfig",

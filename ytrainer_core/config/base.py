@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from ytrainer_core.errors import ConfigError
@@ -29,6 +29,21 @@ def _split_commas(value: object) -> object:
 
 Strings = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
 """A list of strings, given as a YAML list or as one comma-separated string."""
+
+
+def _numbers(value: object) -> object:
+    """'1,2' or 3 -> a list of them; so that a list of numbers can be typed as one flag."""
+    return (value,) if isinstance(value, int) else _split_commas(value)
+
+
+Ints = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
+"""A list of integers, given as a YAML list or as one comma-separated string."""
+
+Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 
 
 class Section(BaseModel):

@@ -6,8 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ytrainer_core.config.base import Section
-from ytrainer_core.config.training import AtLeastOne, Count, NonNegative, Positive
+from ytrainer_core.config.base import AtLeastOne, Count, NonNegative, Positive, Section
 
 Share = Annotated[float, Field(ge=0, le=1)]
 

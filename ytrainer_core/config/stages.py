@@ -16,11 +16,12 @@ from ytrainer_core.config.base import S, Section, read_tree, validate_tree
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
 from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
+from ytrainer_core.config.objective import ObjectiveConfig
 from ytrainer_core.config.training import (
     ArchitectureConfig,
+    LaunchConfig,
     LoraConfig,
     ModelConfig,
-    ObjectiveConfig,
     OptimConfig,
     TrainConfig,
 )
@@ -68,6 +69,7 @@ class SftConfig(StageConfig):
     optim: OptimConfig = OptimConfig()
     lora: LoraConfig = LoraConfig()
     train: TrainConfig = TrainConfig()
+    launch: LaunchConfig = LaunchConfig()
 
 
 class CptConfig(SftConfig):
@@ -83,6 +85,7 @@ class PretrainConfig(StageConfig):
     objective: ObjectiveConfig = ObjectiveConfig(name="cross_entropy")
     optim: OptimConfig = OptimConfig(learning_rate=2e-3, weight_decay=0.1)
     train: TrainConfig = TrainConfig(num_train_epochs=1)
+    launch: LaunchConfig = LaunchConfig()
 
 
 class EvaluateStageConfig(StageConfig):

@@ -1,17 +1,28 @@
-"""Knobs of training: the model, the objective, the optimizer, the loop."""
+"""Knobs of training: the model, the optimizer, adapters, the loop, the processes."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from ytrainer_core.config.base import Section, Strings
+from ytrainer_core.config.base import (
+    AtLeastOne,
+    Count,
+    Ints,
+    NonNegative,
+    Positive,
+    Section,
+    Strings,
+)
 
-Positive = Annotated[float, Field(gt=0)]
-NonNegative = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=0)]
-AtLeastOne = Annotated[int, Field(ge=1)]
+
+def _as_resume(value: object) -> object:
+    """YAML reads `true` and `false`; they mean always and never."""
+    return {True: "always", False: "never"}.get(value, value) if isinstance(value, bool) else value
+
+
+Resume = Annotated[Literal["auto", "always", "never"], BeforeValidator(_as_resume)]
 
 
 class ModelConfig(Section):
@@ -26,60 +37,17 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the computation; auto is bfloat16 on a GPU that has it, else float32."""
 
-    attn_implementation: str = "sdpa"
-    """Attention kernel as transformers names it."""
+    init_from: str = ""
+    """Folder of an earlier tuned model to start from; a LoRA is merged into its base first."""
+
+    attn_implementation: str = "auto"
+    """Attention kernel as transformers names it; auto gives each document of a pack its own."""
+
+    quantization: Literal["none", "4bit"] = "none"
+    """Hold the frozen base in 4 bits (QLoRA); needs bitsandbytes and lora.rank > 0."""
 
     trust_remote_code: bool = False
     """Run Python code that comes with the model. Off unless you trust its author."""
-
-
-class NlirgConfig(Section):
-    """Constants of the NLIRG curve (facts: published values are the defaults)."""
-
-    easy_slope: Positive = 1.7
-    """Slope of the easy arm, per nat."""
-
-    easy_midpoint: NonNegative = 1.2
-    """Loss in nats at which the easy arm reaches one half."""
-
-    arm_boundary: NonNegative = 3.0
-    """Loss in nats up to which the easy arm holds; above it the hard arm."""
-
-    hard_slope: Positive = 1.0
-    """Slope of the hard arm, per nat."""
-
-    hard_midpoint: NonNegative = 6.2
-    """Loss in nats at which the hard arm has fallen to one half."""
-
-    cutoff: Positive = 15.0
-    """Loss in nats from which on a token is hopeless and weighs nothing."""
-
-    hard_floor: NonNegative = 5e-8
-    """Least weight inside the hard arm."""
-
-    easy_floor: Literal["published", "zero"] = "published"
-    """Weight of a fully known token: 0.115 as published, or shifted to zero."""
-
-    @model_validator(mode="after")
-    def _arms_in_order(self) -> Self:
-        if not self.easy_midpoint <= self.arm_boundary < self.cutoff:
-            raise ValueError("easy_midpoint <= arm_boundary < cutoff must hold")
-        return self
-
-
-class ObjectiveConfig(Section):
-    """What each target token counts."""
-
-    name: Literal["nlirg", "cross_entropy"] = "nlirg"
-    """Weight on the loss of each target token."""
-
-    normalization: Literal["tokens", "weights"] = "tokens"
-    """Divide by the trained tokens of the global batch, or by the sum of their weights."""
-
-    chunk_tokens: Count = 0
-    """Tokens whose logits exist at a time; 0 chooses by vocabulary (about 64 MB of logits)."""
-
-    nlirg: NlirgConfig = NlirgConfig()
 
 
 class OptimConfig(Section):
@@ -149,6 +117,31 @@ class LoraConfig(Section):
     target_modules: Strings = ("all-linear",)
     """Module names that get an adapter; all-linear takes every linear layer but the head."""
 
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank), so that a high rank is not muted (arXiv 2312.03732)."""
+
+    dora: bool = False
+    """Learn magnitude and direction of the weights apart (arXiv 2402.09353)."""
+
+    init: Literal["default", "pissa"] = "default"
+    """First values: B = 0, or the principal singular vectors of the weights (arXiv 2404.02948)."""
+
+    plus_ratio: Annotated[float, Field(ge=1)] = 1.0
+    """Learning rate of B over that of A; LoRA+ advises 16 (arXiv 2402.12354), 1 is plain."""
+
+
+class EarlyStoppingConfig(Section):
+    """When to stop before the last step."""
+
+    patience: Count = 0
+    """Evaluations without improvement after which training stops; 0 never stops early."""
+
+    metric: Literal["loss", "accuracy"] = "loss"
+    """What must improve on the held-out rows: nats per token, or share of tokens guessed."""
+
+    min_delta: NonNegative = 0.0
+    """Smallest change that counts as improvement."""
+
 
 class TrainConfig(Section):
     """The loop: batches, epochs, checkpoints."""
@@ -159,8 +152,9 @@ class TrainConfig(Section):
     max_steps: Count = 0
     """Optimizer steps; 0 lets `num_train_epochs` decide."""
 
-    batching: Literal["packed", "token_groups"] = "packed"
-    """One optimizer step per batch of packs, or one per `token_group_size` target tokens."""
+    batching: Literal["packed", "length_grouped", "token_groups"] = "packed"
+    """Rows packed to `pack_length`, rows of like length together, or `token_group_size` targets
+    of one row per optimizer step."""
 
     pack_length: Count = 0
     """Tokens of one pack, at least 2; 0 takes data.max_length."""
@@ -169,13 +163,28 @@ class TrainConfig(Section):
     """Target tokens per optimizer step where batching is token_groups."""
 
     per_device_batch_size: AtLeastOne = 1
-    """Packs per forward pass."""
+    """Packs (rows, where they are grouped by length) per forward pass."""
 
-    gradient_accumulation_steps: AtLeastOne = 1
-    """Forward passes per optimizer step."""
+    micro_batch_tokens: Count = 0
+    """Tokens per forward pass at most; where set, it takes the place of per_device_batch_size."""
+
+    gradient_accumulation_steps: Count = 1
+    """Forward passes per optimizer step; 0 takes as many as reach `global_batch_size`."""
+
+    global_batch_size: AtLeastOne = 8
+    """Packs per optimizer step over all processes that automatic accumulation aims at."""
 
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third slower."""
+
+    freeze: Strings = ()
+    """Parameters that stay as they are, as shell patterns: model.embed_tokens.*, *.layers.0.*"""
+
+    neftune_noise_alpha: NonNegative = 0.0
+    """Noise on the embeddings while training (arXiv 2310.05914); 0 adds none, 5 is usual."""
+
+    torch_compile: bool = False
+    """Compile the model's layers: minutes at the start, faster steps on a GPU."""
 
     logging_steps: AtLeastOne = 5
     """Optimizer steps between two logged losses."""
@@ -189,8 +198,17 @@ class TrainConfig(Section):
     save_total_limit: Annotated[int, Field(ge=2)] = 2
     """Checkpoints kept; two at least, so that one stands while the next is written."""
 
-    resume: bool = True
-    """Continue from the newest complete checkpoint of the same config, corpus and base."""
+    save_epochs: Ints = ()
+    """Epochs after which a finished model is kept beside the last one, counted from 1."""
+
+    load_best_model: bool = False
+    """End with the weights of the best evaluation; save_steps must be a multiple of eval_steps."""
+
+    early_stopping: EarlyStoppingConfig = EarlyStoppingConfig()
+
+    resume: Resume = "auto"
+    """auto continues the same work where it was cut off; always also refuses to start anew where
+    an unfinished training differs in config or corpus; never starts anew."""
 
     tensorboard: bool = False
     """Also write TensorBoard event files."""
@@ -201,12 +219,53 @@ class TrainConfig(Section):
             raise ValueError("pack_length 1 has no room for a target; the least is 2")
         return self
 
+    @model_validator(mode="after")
+    def _evaluated_often_enough(self) -> Self:
+        if (self.early_stopping.patience or self.load_best_model) and not self.eval_steps:
+            raise ValueError("early_stopping and load_best_model need eval_steps > 0")
+        if self.load_best_model and (not self.save_steps or self.save_steps % self.eval_steps):
+            raise ValueError(
+                f"load_best_model needs save_steps to be a multiple of eval_steps "
+                f"({self.save_steps} is none of {self.eval_steps})"
+            )
+        if any(epoch < 1 for epoch in self.save_epochs):
+            raise ValueError("save_epochs counts from 1")
+        return self
+
+
+class LaunchConfig(Section):
+    """Several processes for one training."""
+
+    processes: AtLeastOne = 1
+    """Processes on this machine, one a GPU; on CPU they share its cores."""
+
+    engine: Literal["ddp", "deepspeed"] = "ddp"
+    """How they work together."""
+
+    zero: Literal[1, 2, 3] = 2
+    """DeepSpeed: what is split over processes - optimizer state, also gradients, also weights."""
+
+    offload: Literal["none", "cpu"] = "none"
+    """DeepSpeed: keep optimizer state (ZeRO-3: weights too) in main memory."""
+
+    deepspeed_config: str = ""
+    """A DeepSpeed JSON file that takes the place of `zero` and `offload`."""
+
 
 class ArchitectureConfig(Section):
     """Shape of a model trained from scratch (Qwen3 architecture)."""
 
+    preset: Literal["", "2m", "26m", "110m", "350m", "600m"] = ""
+    """Size whose numbers take the place of every default below; a number given here still wins."""
+
     vocab_size: Annotated[int, Field(ge=300)] = 2048
     """Entries of the byte-level BPE tokenizer, special tokens included."""
+
+    special_tokens: Strings = ()
+    """Further tokens that are never split, e.g. <tool_call>, comma-separated."""
+
+    chat_template: str = ""
+    """File with a Jinja chat template; empty takes ChatML."""
 
     hidden_size: AtLeastOne = 192
     """Width of the residual stream."""

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from ytrainer_core.config import PretrainConfig
-from ytrainer_core.config.data import DataConfig
-from ytrainer_core.config.training import (
+from ytrainer_core.config import (
     ArchitectureConfig,
+    DataConfig,
     ObjectiveConfig,
     OptimConfig,
+    PretrainConfig,
     TrainConfig,
 )
 
