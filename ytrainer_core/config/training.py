@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
@@ -15,6 +16,7 @@ from ytrainer_core.config.base import (
     Section,
     Strings,
 )
+from ytrainer_core.config.presets import PRESETS, PresetName
 
 
 def _as_resume(value: object) -> object:
@@ -255,7 +257,7 @@ class LaunchConfig(Section):
 class ArchitectureConfig(Section):
     """Shape of a model trained from scratch (Qwen3 architecture)."""
 
-    preset: Literal["", "2m", "26m", "110m", "350m", "600m"] = ""
+    preset: PresetName = ""
     """Size whose numbers take the place of every default below; a number given here still wins."""
 
     vocab_size: Annotated[int, Field(ge=300)] = 2048
@@ -296,3 +298,26 @@ class ArchitectureConfig(Section):
 
     initializer_range: Positive = 0.02
     """Standard deviation of the initial weights."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_preset(cls, values: object) -> object:
+        """What is given wins over the preset, and the preset over the defaults."""
+        name = values.get("preset") if isinstance(values, Mapping) else None
+        if not isinstance(values, Mapping) or not isinstance(name, str) or name not in PRESETS:
+            return values
+        return {**PRESETS[name].shape, **values}
+
+    @model_validator(mode="after")
+    def _heads_can_be_shared(self) -> Self:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise ValueError(
+                f"num_attention_heads {self.num_attention_heads} must be a multiple of "
+                f"num_key_value_heads {self.num_key_value_heads}, since each of these serves "
+                "equally many query heads"
+            )
+        if self.head_dim % 2:
+            raise ValueError(
+                f"head_dim {self.head_dim} must be even: rotary positions turn pairs of numbers"
+            )
+        return self
