@@ -55,6 +55,12 @@ class StageFailed(YTrainerError):
     """A step of a pipeline ended without saying why (killed, out of memory)."""
 
 
+class Cancelled(YTrainerError):
+    """Somebody asked the work to stop, and it stopped where it can go on."""
+
+    exit_code = 5
+
+
 ERRORS: dict[str, type[YTrainerError]] = {
     cls.__name__: cls
     for cls in (
@@ -66,5 +72,6 @@ ERRORS: dict[str, type[YTrainerError]] = {
         DiskFull,
         RegistryError,
         StageFailed,
+        Cancelled,
     )
 }

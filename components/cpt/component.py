@@ -12,6 +12,7 @@ def cpt(
     order_file: Input[Artifact],
     model: Output[Model],
     report: Output[HTML],
+    epochs: Output[Artifact],
     metrics: Output[Metrics],
     model_name_or_path: str = "demo:base",
     max_length: int = 1024,
@@ -38,7 +39,7 @@ def cpt(
             "seed": seed,
         },
         inputs={"dataset": dataset.path, "order": order_file.path},
-        outputs={"model": model.path, "report": report.path},
+        outputs={"model": model.path, "report": report.path, "epochs": epochs.path},
     )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)

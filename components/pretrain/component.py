@@ -1,7 +1,7 @@
 """The pretrain stage as a Kubeflow component."""
 
 from kfp import dsl
-from kfp.dsl import HTML, Dataset, Input, Metrics, Model, Output
+from kfp.dsl import HTML, Artifact, Dataset, Input, Metrics, Model, Output
 
 from components import IMAGE
 
@@ -11,6 +11,7 @@ def pretrain(
     dataset: Input[Dataset],
     model: Output[Model],
     report: Output[HTML],
+    epochs: Output[Artifact],
     metrics: Output[Metrics],
     max_length: int = 1024,
     seed: int = 42,
@@ -27,7 +28,7 @@ def pretrain(
             "seed": seed,
         },
         inputs={"dataset": dataset.path},
-        outputs={"model": model.path, "report": report.path},
+        outputs={"model": model.path, "report": report.path, "epochs": epochs.path},
     )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)

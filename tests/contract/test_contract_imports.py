@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGES = ("ytrainer_core", "components", "pipelines")
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "files", "config", "progress"),
+    ("errors", "files", "config", "progress", "processes"),
     ("data", "objectives", "storage"),
     ("scoring", "curriculum", "training", "evaluation", "reports"),
     ("tracking", "registry", "verify", "stages", "demo"),

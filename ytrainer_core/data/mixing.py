@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING
 
-R = TypeVar("R")
+if TYPE_CHECKING:
+    import datasets
 
 
-def with_replay(rows: Sequence[R], replay: Sequence[R], ratio: float, seed: int) -> list[R]:
-    """Rows with `ratio` replayed ones each, spread evenly; the order of `rows` is kept.
+def with_replay(
+    rows: datasets.Dataset, replay: datasets.Dataset, ratio: float, seed: int
+) -> datasets.Dataset:
+    """Rows with `ratio` replayed ones each, in the order of `replay_order`; none is copied."""
+    import datasets as hf
 
-    The replayed rows are drawn without repetition; where there are fewer than asked
-    for, all are taken.
+    order = replay_order(len(rows), len(replay), ratio, seed)
+    return hf.concatenate_datasets([rows, replay]).select(order)
+
+
+def replay_order(rows: int, replay: int, ratio: float, seed: int) -> list[int]:
+    """Row numbers with `ratio` replayed ones each, spread evenly; the rows keep their order.
+
+    A replayed row i has the number rows + i. They are drawn without repetition; where there
+    are fewer than asked for, all are taken.
     """
-    count = min(len(replay), round(ratio * len(rows)))
-    drawn = random.Random(seed).sample(range(len(replay)), count)
-    mixed: list[R] = []
-    for number, row in enumerate(rows):
-        mixed.append(row)
-        due = (number + 1) * count // len(rows)
-        mixed += (replay[i] for i in drawn[number * count // len(rows) : due])
+    count = min(replay, round(ratio * rows))
+    drawn = random.Random(seed).sample(range(replay), count)
+    mixed: list[int] = []
+    for number in range(rows):
+        mixed.append(number)
+        due = (number + 1) * count // rows
+        mixed += (rows + i for i in drawn[number * count // rows : due])
     return mixed

@@ -8,8 +8,11 @@ survives packing. Isolation comes from position_ids that restart at every row.
 from __future__ import annotations
 
 import bisect
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
 
 IGNORED = -100
 """Label of a position that is not trained, as the field has it."""
@@ -61,26 +64,84 @@ def split_long(
     return pieces
 
 
-def collate_packs(packs: Sequence[Sequence[dict[str, Any]]], pad_token_id: int) -> dict[str, Any]:
+class Piece(NamedTuple):
+    """Tokens [start, end) of a row; its targets begin at position `first` of the row."""
+
+    row: int
+    start: int
+    end: int
+    first: int
+
+
+def split_points(
+    targets: npt.NDArray[np.int64], length: int, capacity: int
+) -> Iterator[tuple[int, int, int]]:
+    """`split_long` as (start, end, first target) of the pieces that have a target.
+
+    targets: positions of the row's targets; length: tokens of the row.
+    """
+    starts = [0] if length <= capacity else range(0, length - 1, capacity - 1)
+    for start in starts:
+        end = min(start + capacity, length)
+        inside = targets[(targets > start) & (targets < end)]
+        if len(inside):
+            yield start, end, int(inside[0])
+
+
+def collate_packs(
+    packs: Sequence[Sequence[Mapping[str, Any]]], pad_token_id: int, *, documents: bool = False
+) -> dict[str, Any]:
     """Tensors of a batch of packs: input_ids, labels, position_ids, each [batch, seq].
 
-    packs: per pack its rows, each with input_ids and labels. Padding is a document of
-    its own at the end and is never a target.
+    packs: per pack its pieces, each with input_ids, labels and perhaps weights (then also
+    token_weights [batch, seq], 1 where a piece has none). Padding is a document of its own
+    at the end and is never a target. target_positions [targets]: where, in the flattened
+    batch, the token before each target stands, so that no device has to be asked.
+    real_tokens: tokens without padding, a number.
+    documents: also where each document begins (cu_seq_lens, as flash attention names them);
+    the batch must then be one sequence.
     """
     import torch
 
-    width = max(sum(len(row["input_ids"]) for row in pack) for pack in packs)
-    input_ids = torch.full((len(packs), width), pad_token_id)
-    labels = torch.full((len(packs), width), IGNORED)
-    position_ids = torch.zeros((len(packs), width), dtype=torch.long)
+    width = max(sum(len(piece["input_ids"]) for piece in pack) for pack in packs)
+    input_ids = np.full((len(packs), width), pad_token_id, dtype=np.int64)
+    labels = np.full((len(packs), width), IGNORED, dtype=np.int64)
+    position_ids = np.zeros((len(packs), width), dtype=np.int64)
+    weights = np.ones((len(packs), width), dtype=np.float32)
     for i, pack in enumerate(packs):
         start = 0
-        for row in pack:
-            end = start + len(row["input_ids"])
-            input_ids[i, start:end] = torch.as_tensor(row["input_ids"])
-            labels[i, start:end] = torch.as_tensor(row["labels"])
+        for piece in pack:
+            end = start + len(piece["input_ids"])
+            input_ids[i, start:end] = piece["input_ids"]
+            labels[i, start:end] = piece["labels"]
             labels[i, start] = IGNORED  # a document's first token has nothing before it
-            position_ids[i, start:end] = torch.arange(end - start)
+            position_ids[i, start:end] = np.arange(end - start)
+            weights[i, start:end] = piece.get("weights", 1)
             start = end
-        position_ids[i, start:] = torch.arange(width - start)
-    return {"input_ids": input_ids, "labels": labels, "position_ids": position_ids}
+        position_ids[i, start:] = np.arange(width - start)
+    batch: dict[str, Any] = {
+        "input_ids": torch.from_numpy(input_ids),
+        "labels": torch.from_numpy(labels),
+        "position_ids": torch.from_numpy(position_ids),
+        "target_positions": torch.from_numpy(np.flatnonzero(labels.ravel() != IGNORED) - 1),
+    }
+    batch["real_tokens"] = sum(len(piece["input_ids"]) for pack in packs for piece in pack)
+    if any("weights" in piece for pack in packs for piece in pack):
+        batch["token_weights"] = torch.from_numpy(weights)
+    return batch | (_document_bounds(packs) if documents else {})
+
+
+def _document_bounds(packs: Sequence[Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+    """cu_seq_lens and longest document of one sequence, in the words of flash attention."""
+    import torch
+
+    assert len(packs) == 1, "documents of several sequences have no common bounds"
+    lengths = [len(piece["input_ids"]) for piece in packs[0]]
+    bounds = torch.from_numpy(np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32))
+    longest = max(lengths)
+    return {
+        "cu_seq_lens_q": bounds,
+        "cu_seq_lens_k": bounds,
+        "max_length_q": longest,
+        "max_length_k": longest,
+    }

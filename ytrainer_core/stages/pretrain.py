@@ -3,36 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from ytrainer_core.config import PretrainConfig
-from ytrainer_core.data.tokenize import tokenize_dataset
+from ytrainer_core.files import atomic_folder
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 from ytrainer_core.stages.common import corpus_for, record_lineage
-from ytrainer_core.stages.train import train_and_save
+from ytrainer_core.stages.train import train_and_deliver
+from ytrainer_core.training.checkpoints import Work
 from ytrainer_core.training.model import BaseReference
 from ytrainer_core.training.scratch import new_model, train_tokenizer
+
+INITIAL_NAME = "initial"
+"""Folder of the untrained model beside the checkpoints: every process starts from it."""
 
 
 def pretrain(config: PretrainConfig, context: StageContext) -> StageResult:
     """Learn a tokenizer, make a model, train every token."""
     corpus = corpus_for(config.data, context, None, config.seed)
     record_lineage(corpus, context)
-    tokenizer = train_tokenizer(_texts(corpus.train), config.architecture)
-    rows = tokenize_dataset(corpus.train, tokenizer, config.data)
-    held_out = tokenize_dataset(corpus.validation, tokenizer, config.data)
-    model = new_model(config.architecture, tokenizer, config.seed)
-    return train_and_save(
-        config,
-        context,
-        model,
-        tokenizer,
-        rows,
-        eval_rows=held_out,
-        kind="full",
-        base=BaseReference("", "", ""),
-        data_sha256=corpus.manifest["sha256"],
-    )
+    resolved = config.model_dump(mode="json")
+    work = Work.of("pretrain", resolved, None, corpus.manifest["sha256"], "")
+
+    def initial(root: Path) -> Path:
+        folder = root / INITIAL_NAME
+        if not folder.exists():
+            tokenizer = train_tokenizer(_texts(corpus.train), config.architecture)
+            with atomic_folder(folder) as scratch:
+                new_model(config.architecture, tokenizer, config.seed).save_pretrained(scratch)
+                tokenizer.save_pretrained(scratch)
+        return folder
+
+    nothing = BaseReference("", "", "")
+    return train_and_deliver(config, context, work, corpus, nothing, initial)
 
 
 def _texts(dataset: Any) -> Iterator[str]:
@@ -43,5 +47,9 @@ def _texts(dataset: Any) -> Iterator[str]:
 
 
 STAGE = Stage(
-    "pretrain", PretrainConfig, pretrain, ("dataset",), {"model": "model", "report": "html"}
+    "pretrain",
+    PretrainConfig,
+    pretrain,
+    ("dataset",),
+    {"model": "model", "report": "html", "epochs": "artifact"},
 )

@@ -15,7 +15,6 @@ import resource
 import shutil
 import sys
 import tempfile
-import threading
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -24,12 +23,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import psutil
-
 from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
 from ytrainer_core.config.headline import join_headline
 from ytrainer_core.errors import ConfigError, DiskFull, StageFailed, YTrainerError
 from ytrainer_core.files import home, sha256_json, write_json, write_text
+from ytrainer_core.processes import end_with
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 
 if TYPE_CHECKING:
@@ -43,8 +41,6 @@ SUMMARY_FOLDER_VARIABLE = "YTRAINER_SUMMARY_FOLDER"
 
 PIPELINE_PID_VARIABLE = "YTRAINER_PIPELINE_PID"
 """Environment variable: process of the local pipeline; its steps do not outlive it."""
-
-_WATCH_SECONDS = 0.5
 
 _FULL_DISK_WORDS = ("No space left on device", "PytorchStreamWriter failed writing file")
 
@@ -209,29 +205,10 @@ def write_result(
 
 
 def watch_pipeline() -> None:
-    """End this process soon after the local pipeline that started it is gone.
-
-    Without it, a pipeline killed by SIGKILL would leave its training running.
-    """
+    """End this process soon after the local pipeline that started it is gone."""
     pid = int(os.environ.get(PIPELINE_PID_VARIABLE, "0"))
-    if not pid:
-        return
-
-    def watch() -> None:
-        while True:
-            if _is_gone(pid):
-                os._exit(YTrainerError.exit_code)
-            time.sleep(_WATCH_SECONDS)
-
-    threading.Thread(target=watch, daemon=True, name="watch-pipeline").start()
-
-
-def _is_gone(pid: int) -> bool:
-    """Whether a process has ended; one that nobody has waited for (a zombie) has."""
-    try:
-        return bool(psutil.Process(pid).status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
+    if pid:
+        end_with(pid, YTrainerError.exit_code)
 
 
 def peak_rss_mib() -> float:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
-import shutil
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ytrainer_core import __version__
 from ytrainer_core.config import CptConfig, PretrainConfig, SftConfig
-from ytrainer_core.data.mixing import with_replay
+from ytrainer_core.data.corpus import Corpus
 from ytrainer_core.data.tokenize import tokenize_dataset
-from ytrainer_core.errors import CheckpointError, ConfigError
-from ytrainer_core.files import atomic_folder
+from ytrainer_core.errors import ConfigError
 from ytrainer_core.reports.train import TrainReport, write_train_report
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 from ytrainer_core.stages.common import (
@@ -24,132 +20,145 @@ from ytrainer_core.stages.common import (
     record_lineage,
     weight_curve,
 )
-from ytrainer_core.training.checkpoints import checkpoint_root, exclusive, training_key
-from ytrainer_core.training.engine import TrainJob, TrainResult, train
-from ytrainer_core.training.model import (
-    PROBE_ROWS,
-    BaseReference,
-    ModelCard,
-    add_lora,
-    base_digest,
-    compute_dtype,
-    load_model,
-    probe_batch,
-    save_trained,
-)
+from ytrainer_core.training import checkpoints
+from ytrainer_core.training.checkpoints import Work
+from ytrainer_core.training.job import TrainResult
+from ytrainer_core.training.launch import launch
+from ytrainer_core.training.model import BaseReference, base_digest
+from ytrainer_core.training.work import TrainingTask, perform, read_order
 
 
 def sft(config: SftConfig, context: StageContext) -> StageResult:
     """Load, tokenize, order, train, save."""
-    import torch
+    return _tune("sft", config, context)
 
+
+def cpt(config: CptConfig, context: StageContext) -> StageResult:
+    """Continued pre-training: the same loop; raw text has labels on every token."""
+    return _tune("cpt", config, context)
+
+
+def _tune(stage: str, config: SftConfig, context: StageContext) -> StageResult:
     folder, tokenizer = base_of(config.model)
     corpus = corpus_for(config.data, context, tokenizer, config.seed)
     record_lineage(corpus, context)
-    rows: Sequence[Any] = tokenize_dataset(corpus.train, tokenizer, config.data)
-    held_out = tokenize_dataset(corpus.validation, tokenizer, config.data)
-    order = read_order(context.path("order"), len(rows))
-    if order is not None:
-        rows = [rows[i] for i in order]
-    if len(corpus.replay):
-        replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
-        rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
+    rows = tokenize_dataset(corpus.train, tokenizer, config.data)  # once, for all processes
+    order_file = context.path("order")
+    name = config.model.name_or_path
     base = BaseReference(
-        name_or_path=str(folder)
-        if Path(config.model.name_or_path).is_dir()
-        else config.model.name_or_path,
+        name_or_path=str(folder) if Path(name).is_dir() else name,
         revision=config.model.revision,
         sha256=base_digest(folder),
     )
-    dtype = compute_dtype(config.model.dtype)
-    # full training keeps float32 weights and computes in dtype; frozen ones may be dtype
-    model = load_model(folder, config.model, dtype=dtype if config.lora.rank else torch.float32)
-    if config.lora.rank:
-        torch.manual_seed(config.seed)  # the adapters' first values
-        model = add_lora(model, config.lora)
-    return train_and_save(
-        config,
-        context,
-        model,
-        tokenizer,
-        rows,
-        eval_rows=held_out,
-        kind="adapter" if config.lora.rank else "full",
-        base=base,
-        data_sha256=corpus.manifest["sha256"],
-        order=order,
+    work = Work.of(
+        stage,
+        config.model_dump(mode="json"),
+        read_order(order_file, len(rows)) if order_file else None,
+        corpus.manifest["sha256"],
+        base.sha256,
     )
+    return train_and_deliver(config, context, work, corpus, base, lambda root: folder)
 
 
-def train_and_save(
+def train_and_deliver(
     config: SftConfig | PretrainConfig,
     context: StageContext,
-    model: Any,
-    tokenizer: Any,
-    rows: Sequence[Any],
-    *,
-    eval_rows: Sequence[Any],
-    kind: str,
+    work: Work,
+    corpus: Corpus,
     base: BaseReference,
-    data_sha256: str,
-    order: Sequence[int] | None = None,
+    base_folder: Callable[[Path], Path],
 ) -> StageResult:
-    """Train under this work's checkpoints, write the model folder, then drop the checkpoints.
+    """Do the work unless it is done already, then put model and report where they belong.
 
-    rows, eval_rows: tokenized. kind: adapter or full. order: the curriculum that `rows` is in.
+    base_folder: makes or finds the base model's folder, given the work's own folder.
     """
-    resolved = config.model_dump(mode="json")
-    key = training_key(resolved, order, data_sha256, base.sha256)
-    job = TrainJob(
-        data=config.data,
-        objective=config.objective,
-        optim=config.optim,
-        train=config.train,
-        seed=config.seed,
-        dtype=compute_dtype(config.model.dtype),
-        ordered=order is not None or config.train.batching == "token_groups",
+    checkpoints.forget_undelivered()
+    with checkpoints.exclusive(checkpoints.checkpoint_root(work.key)) as root:
+        if config.train.resume == "never":
+            checkpoints.start_anew(root)
+        done = checkpoints.finished(root)
+        if done is None:
+            refuse_changed(config, work, root)
+            checkpoints.describe(root, work)
+            task = TrainingTask(
+                stage=work.stage,
+                config=config.model_dump(mode="json"),
+                corpus=str(corpus.folder),
+                data_sha256=work.data_sha256,
+                order_file=str(context.path("order") or ""),
+                base=str(base_folder(root)),
+                base_reference=dataclasses.asdict(base),
+                root=str(root),
+                run_id=context.run.run_id,
+            )
+            alone = config.launch.processes == 1 and config.launch.engine == "ddp"
+            result = (
+                perform(task, context.log) if alone else launch(task, config.launch, context.log)
+            )
+            checkpoints.mark_finished(root, dataclasses.asdict(result))
+        else:
+            result = TrainResult(**done["result"])
+        checkpoints.deliver(root / checkpoints.MODEL_NAME, context.outputs["model"])
+        kept = root / checkpoints.EPOCHS_NAME
+        kept.mkdir(exist_ok=True)
+        checkpoints.deliver(kept, context.outputs["epochs"])
+    return report(config, context, result, earlier=done is not None)
+
+
+def refuse_changed(config: SftConfig | PretrainConfig, work: Work, root: Path) -> None:
+    """Say so where a cut-off training differs from this one; with resume=always, stop.
+
+    Raises ConfigError that names what differs.
+    """
+    import sys
+
+    if config.train.resume == "never" or checkpoints.newest_complete(root):
+        return
+    relative = checkpoints.unfinished_relative(work)
+    if relative is None:
+        return
+    folder, differences = relative
+    listed = "; ".join(differences)
+    if config.train.resume == "always":
+        raise ConfigError(
+            f"{folder}: the unfinished training there is not continued, because this one differs: "
+            f"{listed}. Undo the change to continue it, or set train.resume=auto (or never) to "
+            "start anew."
+        )
+    print(
+        f"note: starting anew; an unfinished training differs in {listed}. Undo the change to "
+        "continue that one.",
+        file=sys.stderr,
     )
-    with exclusive(checkpoint_root(key)) as checkpoints:
-        result = train(
-            model,
-            tokenizer,
-            rows,
-            job,
-            checkpoints=checkpoints,
-            log=context.log,
-            eval_rows=eval_rows,
-        )
-        card = ModelCard(
-            kind=kind,
-            base=base,
-            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-            data_sha256=data_sha256,
-            run_id=context.run.run_id,
-            ytrainer_version=__version__,
-            config=resolved,
-        )
-        first = [rows[i]["input_ids"] for i in range(min(PROBE_ROWS, len(rows)))]
-        with atomic_folder(context.outputs["model"]) as scratch:
-            save_trained(model, tokenizer, scratch, card, probe_batch(first, len(tokenizer)))
-        shutil.rmtree(checkpoints)
-    return finish(config, context, model, result)
 
 
-def finish(
-    config: SftConfig | PretrainConfig, context: StageContext, model: Any, result: TrainResult
+def report(
+    config: SftConfig | PretrainConfig,
+    context: StageContext,
+    result: TrainResult,
+    *,
+    earlier: bool = False,
 ) -> StageResult:
-    """Report and summary of a finished training."""
-    trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    """Report, metrics and summary of a finished training."""
     losses = [row["loss"] for row in result.history if "loss" in row]
     loss = f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "not logged in so few steps"
+    steps = f"{result.steps:,}"
+    if result.resumed_from:
+        steps += f" (continued from {result.resumed_from:,})"
+    if result.stopped_early:
+        steps += " (stopped early)"
     summary = {
         "objective": config.objective.name,
-        "trainable parameters": f"{trainable:,}",
-        "optimizer steps": f"{result.steps:,}"
-        + (f" (continued from {result.resumed_from:,})" if result.resumed_from else ""),
+        "trainable parameters": f"{result.trainable_parameters:,}",
+        "optimizer steps": steps,
         "training loss": loss,
-        "seconds": f"{result.seconds:.1f}",
+        **result.throughput,
     }
+    if earlier:
+        summary["resume"] = (
+            "nothing was left to do: this very training has finished before, and its model is "
+            "delivered again (train.resume=never trains it anew)"
+        )
     stride = max(1, max(len(result.nll_first), len(result.nll_last)) // REPORT_TOKENS)
     write_train_report(
         context.outputs["report"],
@@ -174,7 +183,7 @@ def finish(
     return StageResult(
         metrics={
             "optimizer_steps": float(result.steps),
-            "trainable_parameters": float(trainable),
+            "trainable_parameters": float(result.trainable_parameters),
             "target_tokens_seen": float(result.target_tokens),
             "train_seconds": result.seconds,
         }
@@ -183,29 +192,7 @@ def finish(
     )
 
 
-def read_order(path: Path | None, rows: int) -> list[int] | None:
-    """Training order from an order file; None where the trainer shall shuffle."""
-    if path is None:
-        return None
-    try:
-        tree = json.loads(path.read_text(encoding="utf-8"))
-        mode, order = tree["mode"], tree["rows"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{path}: is not an order file. Give the 'order' output of the order stage."
-        ) from error
-    if sorted(order) != list(range(rows)):
-        raise ConfigError(
-            f"{path}: orders {len(order)} rows, the corpus has {rows}. Give the order and the "
-            "dataset of one pipeline run."
-        )
-    return None if mode == "none" else order
+_OUTPUTS: dict[str, Any] = {"model": "model", "report": "html", "epochs": "artifact"}
 
-
-def cpt(config: CptConfig, context: StageContext) -> StageResult:
-    """Continued pre-training: the same loop; raw text has labels on every token."""
-    return sft(config, context)
-
-
-SFT = Stage("sft", SftConfig, sft, ("dataset", "order"), {"model": "model", "report": "html"})
-CPT = dataclasses.replace(SFT, name="cpt", config=CptConfig, function=cpt)
+SFT = Stage("sft", SftConfig, sft, ("dataset", "order"), _OUTPUTS)
+CPT = Stage("cpt", CptConfig, cpt, ("dataset", "order"), _OUTPUTS)

@@ -1,8 +1,9 @@
-"""Checkpoints that are either complete or not there.
+"""Checkpoints that are either complete or not there, and the models that came of them.
 
 A checkpoint counts once its manifest, written last, lists every file with its
 sha256. The folder's key is a hash of config, corpus and base model: a restart
-of the same work finds it, other work does not.
+of the same work finds it, other work does not. When the work is done the folder
+holds the model, linked to where it was delivered, and no checkpoint any more.
 """
 
 from __future__ import annotations
@@ -10,15 +11,25 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import os
 import re
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from ytrainer_core.errors import CheckpointError
-from ytrainer_core.files import home, sha256_file, sha256_folder, sha256_json, write_json
+from ytrainer_core.files import (
+    atomic_folder,
+    home,
+    sha256_file,
+    sha256_folder,
+    sha256_json,
+    write_json,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -26,16 +37,103 @@ MANIFEST_NAME = "ytrainer-checkpoint.json"
 _STEP = re.compile(r"checkpoint-(\d+)$")
 
 
-_NOT_PART_OF_THE_WORK = frozenset({"output_dir", "tracking"})
+WORK_NAME = "work.json"
+FINISHED_NAME = "finished.json"
+MODEL_NAME = "model"
+EPOCHS_NAME = "epochs"
+
+_NOT_PART_OF_THE_WORK = frozenset({"output_dir", "tracking", "train.resume", "train.tensorboard"})
 """Config keys that say where results go, not what they are."""
 
 
-def training_key(
-    config: Mapping[str, Any], order: Sequence[int] | None, data_sha256: str, base_sha256: str
-) -> str:
-    """Name of one piece of training work: same config, order, corpus and base, same key."""
-    work = {name: value for name, value in config.items() if name not in _NOT_PART_OF_THE_WORK}
-    return sha256_json([work, order, data_sha256, base_sha256])[:16]
+@dataclass(frozen=True)
+class Work:
+    """What makes one piece of training work: the same work has the same key.
+
+    config: the resolved one, flat (dotted key -> value). The sha256 are those of the corpus'
+    rows, of the curriculum (empty without) and of the base model.
+    """
+
+    stage: str
+    config: Mapping[str, Any]
+    data_sha256: str
+    order_sha256: str
+    base_sha256: str
+
+    @classmethod
+    def of(
+        cls,
+        stage: str,
+        config: Mapping[str, Any],
+        order: Sequence[int] | None,
+        data_sha256: str,
+        base_sha256: str,
+    ) -> Work:
+        """From a resolved config as nested sections, and the order of the rows."""
+        return cls(
+            stage, _flat(config), data_sha256, sha256_json(order) if order else "", base_sha256
+        )
+
+    @property
+    def key(self) -> str:
+        """Name of the work's folder."""
+        return sha256_json(asdict(self))[:16]
+
+    def differences(self, other: Work) -> list[str]:
+        """What `other` did otherwise, one line each; made to be read by a person."""
+        found = [
+            f"{name}: {other.config.get(name)!r} -> {self.config.get(name)!r}"
+            for name in sorted({*self.config, *other.config})
+            if self.config.get(name) != other.config.get(name)
+        ]
+        for what, mine, theirs in (
+            ("the corpus' rows", self.data_sha256, other.data_sha256),
+            ("the order of the rows", self.order_sha256, other.order_sha256),
+            ("the base model", self.base_sha256, other.base_sha256),
+        ):
+            if mine != theirs:
+                found.append(f"{what}: sha256 {theirs[:12] or 'none'} -> {mine[:12] or 'none'}")
+        return found
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in tree.items():
+        dotted = f"{prefix}{name}"
+        if dotted in _NOT_PART_OF_THE_WORK:
+            continue
+        flat |= _flat(value, f"{dotted}.") if isinstance(value, Mapping) else {dotted: value}
+    return flat
+
+
+def describe(root: Path, work: Work) -> None:
+    """Write down what work a folder of checkpoints belongs to."""
+    if not (root / WORK_NAME).exists():
+        write_json(root / WORK_NAME, asdict(work))
+
+
+def unfinished_relative(work: Work) -> tuple[Path, list[str]] | None:
+    """The cut-off training most like `work` but not the same: (its folder, what differs).
+
+    Like it is one of the same stage with the same base model or the same rows.
+    """
+    found = []
+    for file in (home() / "checkpoints").glob(f"*/{WORK_NAME}"):
+        folder = file.parent
+        sealed = any(folder.glob(f"checkpoint-*/{MANIFEST_NAME}"))
+        if folder.name == work.key or not sealed or (folder / FINISHED_NAME).exists():
+            continue
+        try:
+            other = Work(**json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            continue
+        alike = work.base_sha256 == other.base_sha256 or work.data_sha256 == other.data_sha256
+        if other.stage == work.stage and alike:
+            found.append((work.differences(other), folder))
+    if not found:
+        return None
+    differences, folder = min(found, key=lambda pair: (len(pair[0]), str(pair[1])))
+    return folder, differences
 
 
 def checkpoint_root(key: str) -> Path:
@@ -76,6 +174,54 @@ def _damage(checkpoint: Path) -> str | None:
         if sha256_file(file) != digest:
             return f"{name} is damaged (sha256 differs)"
     return None
+
+
+def finished(root: Path) -> dict[str, Any] | None:
+    """What `mark_finished` wrote, where the model is still there unchanged."""
+    try:
+        record: dict[str, Any] = json.loads((root / FINISHED_NAME).read_text(encoding="utf-8"))
+        intact = sha256_folder(root / MODEL_NAME) == record["files"]
+    except (OSError, ValueError, KeyError):
+        return None
+    if not intact:
+        logger.warning("%s: the finished model is damaged; it is trained again.", root)
+    return record if intact else None
+
+
+def mark_finished(root: Path, result: Mapping[str, Any]) -> None:
+    """Keep the finished model's digests and figures, and drop what it was made from."""
+    files = sha256_folder(root / MODEL_NAME)
+    write_json(root / FINISHED_NAME, {"files": files, "result": dict(result)})
+    for folder in root.iterdir():
+        if folder.is_dir() and folder.name not in (MODEL_NAME, EPOCHS_NAME):
+            shutil.rmtree(folder)
+
+
+def start_anew(root: Path) -> None:
+    """Forget everything about one piece of work."""
+    for path in root.iterdir():
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+def forget_undelivered() -> None:
+    """Drop finished models whose delivered copy was deleted, so that they hold no space."""
+    for record in (home() / "checkpoints").glob(f"*/{FINISHED_NAME}"):
+        weights = list((record.parent / MODEL_NAME).glob("*.safetensors"))
+        if weights and all(file.stat().st_nlink == 1 for file in weights):
+            shutil.rmtree(record.parent)
+
+
+def deliver(source: Path, target: Path) -> None:
+    """Put a folder at `target`, atomically; files are linked where the disk allows it."""
+
+    def link(file: str, to: str) -> None:
+        try:
+            os.link(file, to)
+        except OSError:
+            shutil.copy2(file, to)
+
+    with atomic_folder(target) as scratch:
+        shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
 
 
 _LOCK_SECONDS = 15.0

@@ -18,7 +18,7 @@ from ytrainer_core.data.prepare import prepare_corpus
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.files import home
 from ytrainer_core.objectives.linear_nll import chunk_size
-from ytrainer_core.training.batches import build_packs
+from ytrainer_core.training.batches import build_batches
 from ytrainer_core.training.model import add_lora, compute_dtype, load_tokenizer, locate
 
 _KEPT_WIDTHS = 18
@@ -44,7 +44,7 @@ def estimate(config: SftConfig) -> dict[str, str]:
             config.data, Path(scratch) / "dataset", tokenizer=tokenizer, seed=config.seed
         )
         rows = tokenize_dataset(corpus.train, tokenizer, config.data)
-        packs = build_packs(rows, config.train, config.data.max_length)
+        packs = build_batches(rows, config.train, config.data.max_length)
     batches = math.ceil(len(packs) / config.train.per_device_batch_size)
     per_epoch = math.ceil(batches / config.train.gradient_accumulation_steps)
     steps = config.train.max_steps or math.ceil(per_epoch * config.train.num_train_epochs)
@@ -57,7 +57,10 @@ def estimate(config: SftConfig) -> dict[str, str]:
             model = add_lora(model, config.lora)
     total = sum(p.numel() for p in model.parameters())
     trainable = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    longest = max(sum(len(row["input_ids"]) for row in packs[i]) for i in range(len(packs)))
+    longest = max(
+        sum(len(piece["input_ids"]) for pack in packs[i] for piece in pack)
+        for i in range(len(packs))
+    )
     tokens = longest * config.train.per_device_batch_size
     parts = memory_parts(model, config, total, trainable, tokens)
     return {

@@ -154,10 +154,12 @@ def load_model(folder: Path, config: ModelConfig, *, dtype: torch.dtype | None =
         model, info = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype or compute_dtype(config.dtype),
-            attn_implementation=config.attn_implementation,
+            # auto: sdpa, which training replaces by attention within documents
+            attn_implementation=config.attn_implementation.replace("auto", "sdpa"),
             trust_remote_code=config.trust_remote_code,
             use_safetensors=True,
             output_loading_info=True,
+            **_quantization(config),
         )
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
@@ -170,13 +172,38 @@ def load_model(folder: Path, config: ModelConfig, *, dtype: torch.dtype | None =
             f"{folder}: {len(missing)} weights are missing, first {missing[0]}. The folder is "
             "incomplete or of another architecture than its config.json says; download it again."
         )
+    if config.quantization != "none" or any(hasattr(p, "ds_id") for p in model.parameters()):
+        return model  # bitsandbytes and DeepSpeed have put it where it belongs
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _quantization(config: ModelConfig) -> dict[str, Any]:
+    """What from_pretrained() needs for a base in 4 bits (QLoRA, arXiv 2305.14314: NF4, twice)."""
+    if config.quantization == "none":
+        return {}
+    import importlib.util
+
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(
+            "model.quantization=4bit needs bitsandbytes, which is not installed. "
+            "pip install bitsandbytes, or set model.quantization=none."
+        )
+    from transformers import BitsAndBytesConfig
+
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute_dtype(config.dtype),
+        )
+    }
 
 
 def add_lora(model: Any, config: LoraConfig) -> Any:
     """Wrap a model with trainable low-rank adapters; everything else is frozen."""
     from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
+    from peft import get_peft_model, prepare_model_for_kbit_training
 
     targets = config.target_modules
     peft_config = PeftLoraConfig(
@@ -184,16 +211,44 @@ def add_lora(model: Any, config: LoraConfig) -> Any:
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
         target_modules="all-linear" if targets == ("all-linear",) else list(targets),
+        use_rslora=config.rslora,
+        use_dora=config.dora,
+        init_lora_weights=True if config.init == "default" else config.init,
         task_type="CAUSAL_LM",
     )
+    if getattr(model, "is_loaded_in_4bit", False):
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     try:
-        return get_peft_model(model, peft_config)
+        adapted = get_peft_model(model, peft_config)
+        if config.init == "pissa":
+            _keep_first_values(adapted)
+        return adapted
     except ValueError as error:
         linear = sorted({name.rsplit(".", 1)[-1] for name, _ in _linear_modules(model)})
         raise ConfigError(
             f"lora.target_modules {list(targets)} fits no module of this model. "
             f"It has: {', '.join(linear)}."
         ) from error
+
+
+def _keep_first_values(model: Any) -> None:
+    """Store PiSSA's first adapter: it was taken out of the base, which is saved nowhere.
+
+    With it the saved adapter is a plain LoRA on the original base (twice the rank).
+    """
+    import tempfile
+
+    folder = tempfile.TemporaryDirectory(prefix="ytrainer-pissa.")
+    first = model.peft_config["default"]
+    first.init_lora_weights = True  # so that loading it computes no decomposition
+    model.save_pretrained(folder.name)
+    first.init_lora_weights = "pissa"
+    model.ytrainer_first_adapter = folder  # lives as long as the model
+
+
+def continue_adapter(model: Any, folder: Path) -> Any:
+    """The model with an earlier adapter on it, to be trained on. Its rank and targets stay."""
+    return _put_adapter(model, folder, is_trainable=True)
 
 
 def _linear_modules(model: Any) -> list[tuple[str, Any]]:
@@ -243,7 +298,9 @@ def save_trained(model: Any, tokenizer: Any, folder: Path, card: ModelCard, prob
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    model.save_pretrained(folder, safe_serialization=True)
+    first = getattr(model, "ytrainer_first_adapter", None)
+    options = {"path_initial_model_for_weight_conversion": first.name} if first else {}
+    model.save_pretrained(folder, **options)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
     tensors = {"input_ids": probe.cpu(), "logits": probe_logits(model, probe)}
@@ -290,7 +347,7 @@ def load_trained(
     return _put_adapter(load_model(base_folder, config), folder).eval(), tokenizer, card
 
 
-def _put_adapter(base: Any, folder: Path) -> Any:
+def _put_adapter(base: Any, folder: Path, *, is_trainable: bool = False) -> Any:
     """The base with the folder's adapter on it. Raises CheckpointError where it is damaged."""
     from peft import PeftModel
     from safetensors import SafetensorError
@@ -298,7 +355,7 @@ def _put_adapter(base: Any, folder: Path) -> Any:
     try:
         with warnings.catch_warnings():  # peft would go on with random values
             warnings.filterwarnings("error", message="Found missing adapter keys")
-            return PeftModel.from_pretrained(base, folder)
+            return PeftModel.from_pretrained(base, folder, is_trainable=is_trainable)
     except (OSError, ValueError, RuntimeError, SafetensorError, UserWarning) as error:
         raise CheckpointError(
             f"{folder}: the adapter is damaged ({type(error).__name__}: "

@@ -7,22 +7,19 @@ change its loss, so nothing behind it is computed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
 
 
-def token_groups(
-    input_ids: Sequence[int], labels: Sequence[int], group_size: int
-) -> Iterator[tuple[list[int], list[int]]]:
-    """Cut one row into (input_ids, labels) samples of `group_size` targets each.
+def token_groups(targets: npt.NDArray[np.int64], group_size: int) -> Iterator[tuple[int, int, int]]:
+    """Cut one row into (start, end, first target) of `group_size` targets each.
 
-    Every target is in exactly one group, the last group may be smaller.
-    Source: facts on the published trainer; it drops the tail, we do not.
+    targets: positions of the row's targets. Every target is in exactly one group, the last
+    group may be smaller. Source: facts on the published trainer; it drops the tail, we do not.
     """
-    targets = [i for i, label in enumerate(labels) if label != -100 and i > 0]
+    targets = targets[targets > 0]  # nothing predicts a row's first token
     for start in range(0, len(targets), group_size):
         group = targets[start : start + group_size]
-        end = group[-1] + 1
-        masked = [-100] * end
-        for i in group:
-            masked[i] = labels[i]
-        yield list(input_ids[:end]), masked
+        yield 0, int(group[-1]) + 1, int(group[0])

@@ -1,0 +1,205 @@
+"""One piece of training work from beginning to end: load, tokenize, order, train, save.
+
+The same function runs in this process and in each of several that torchrun starts; what
+it needs is a plain record, so that it can be handed over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ytrainer_core import __version__
+from ytrainer_core.config import STAGE_CONFIGS, LaunchConfig, PretrainConfig, SftConfig, narrow
+from ytrainer_core.data.corpus import load_corpus
+from ytrainer_core.data.mixing import with_replay
+from ytrainer_core.data.tokenize import tokenize_dataset
+from ytrainer_core.errors import CheckpointError, ConfigError
+from ytrainer_core.files import atomic_folder
+from ytrainer_core.training.checkpoints import EPOCHS_NAME, MODEL_NAME
+from ytrainer_core.training.engine import train
+from ytrainer_core.training.job import Log, TrainJob, TrainResult
+from ytrainer_core.training.model import (
+    CARD_NAME,
+    PROBE_ROWS,
+    BaseReference,
+    ModelCard,
+    add_lora,
+    base_digest,
+    compute_dtype,
+    continue_adapter,
+    load_model,
+    load_tokenizer,
+    load_trained,
+    locate,
+    probe_batch,
+    read_card,
+    save_trained,
+)
+
+
+@dataclass(frozen=True)
+class TrainingTask:
+    """A piece of training work to be done.
+
+    stage, config: which and how, the config resolved. corpus: the prepared corpus' folder.
+    order_file: the curriculum, empty without. base: the base model's folder; base_reference:
+    how its card names it (empty for a model from scratch). root: the work's own folder, where
+    checkpoints lie and the model will. run_id: the tracking run, for the card.
+    """
+
+    stage: str
+    config: dict[str, Any]
+    corpus: str
+    data_sha256: str
+    order_file: str
+    base: str
+    base_reference: dict[str, str]
+    root: str
+    run_id: str
+
+
+def perform(task: TrainingTask, log: Log, launch: LaunchConfig | None = None) -> TrainResult:
+    """Do the work; the model then lies in root/model, kept epochs in root/epochs/epoch-N.
+
+    launch: how, where this is one of several processes; the first one writes.
+    """
+    config = narrow(STAGE_CONFIGS[task.stage], task.config)
+    assert isinstance(config, SftConfig | PretrainConfig)
+    root, base = Path(task.root), Path(task.base)
+    tokenizer = load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
+    corpus = load_corpus(Path(task.corpus))
+    rows: Any = tokenize_dataset(corpus.train, tokenizer, config.data)
+    curriculum = read_order(Path(task.order_file), len(rows)) if task.order_file else None
+    if curriculum is not None:
+        rows = rows.select(curriculum)
+    if len(corpus.replay):
+        replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
+        rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
+    held_out = tokenize_dataset(corpus.validation, tokenizer, config.data)
+    model, kind = load_for_training(config, base)
+    teacher = load_teacher(config)
+    job = training_job(config, ordered=curriculum is not None)
+
+    def save(folder: Path) -> None:
+        card = ModelCard(
+            kind=kind,
+            base=BaseReference(**task.base_reference),
+            dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
+            data_sha256=task.data_sha256,
+            run_id=task.run_id,
+            ytrainer_version=__version__,
+            config=task.config,
+        )
+        first = [list(rows[i]["input_ids"]) for i in range(min(PROBE_ROWS, len(rows)))]
+        if int(os.environ.get("RANK", "0")) == 0:
+            with atomic_folder(folder) as scratch:
+                save_trained(model, tokenizer, scratch, card, probe_batch(first, len(tokenizer)))
+
+    result = train(
+        model,
+        tokenizer,
+        rows,
+        job,
+        checkpoints=root,
+        log=log,
+        eval_rows=held_out,
+        teacher=teacher,
+        keep_epoch=lambda epoch: save(root / EPOCHS_NAME / f"epoch-{epoch}"),
+    )
+    save(root / MODEL_NAME)
+    return result
+
+
+def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJob:
+    """The job of a stage's config. ordered: the rows come in a curriculum."""
+    options = {"lora": config.lora} if isinstance(config, SftConfig) else {}
+    return TrainJob(
+        data=config.data,
+        objective=config.objective,
+        optim=config.optim,
+        train=config.train,
+        seed=config.seed,
+        dtype=compute_dtype(config.model.dtype),
+        ordered=ordered or config.train.batching == "token_groups",
+        attn_implementation=config.model.attn_implementation,
+        **options,
+    )
+
+
+def load_for_training(config: SftConfig | PretrainConfig, base: Path) -> tuple[Any, str]:
+    """(model, "adapter" or "full"): the base, an earlier adapter or a new one on it."""
+    rank = config.lora.rank if isinstance(config, SftConfig) else 0
+    if config.model.quantization != "none" and not rank:
+        raise ConfigError(
+            "model.quantization=4bit freezes the base, and lora.rank=0 trains no adapter. "
+            "Set lora.rank, e.g. 16, or model.quantization=none."
+        )
+    # full training keeps float32 weights and computes in dtype; frozen ones may be dtype
+    dtype = compute_dtype(config.model.dtype) if rank else torch.float32
+    earlier = Path(config.model.init_from).expanduser() if config.model.init_from else None
+    if earlier is not None:
+        check_continuable(earlier, base)
+        if not rank:
+            adapted, _, _ = load_trained(earlier, config.model, str(base))
+            return adapted.merge_and_unload().float(), "full"
+    model = load_model(base, config.model, dtype=dtype)
+    if not rank:
+        return model, "full"
+    assert isinstance(config, SftConfig)
+    if earlier is not None:
+        return continue_adapter(model, earlier), "adapter"
+    torch.manual_seed(config.seed)  # the adapters' first values
+    return add_lora(model, config.lora), "adapter"
+
+
+def check_continuable(folder: Path, base: Path) -> None:
+    """Refuse an earlier model that is no adapter on this base."""
+    if not (folder / CARD_NAME).exists():
+        raise ConfigError(
+            f"model.init_from {folder}: is not a model that ytrainer trained. Give the 'model' "
+            "folder of a finished training; a model of another origin goes into "
+            "model.name_or_path."
+        )
+    card = read_card(folder)
+    if card.kind != "adapter":
+        raise ConfigError(
+            f"model.init_from {folder}: is a full model and its own base. Put it into "
+            "model.name_or_path and leave init_from out."
+        )
+    if base_digest(base) != card.base.sha256:
+        raise ConfigError(
+            f"model.init_from {folder}: was trained on {card.base.name_or_path}, not on {base}. "
+            f"Set model.name_or_path={card.base.name_or_path}."
+        )
+
+
+def load_teacher(config: SftConfig | PretrainConfig) -> Any:
+    """The frozen teacher of a distillation, or None."""
+    name = config.objective.distillation.teacher
+    if not name:
+        return None
+    wanted = config.model.model_copy(update={"name_or_path": name, "revision": ""})
+    return load_model(locate(wanted), wanted).eval().requires_grad_(False)
+
+
+def read_order(path: Path, rows: int) -> list[int] | None:
+    """Training order from an order file; None where the trainer shall shuffle."""
+    try:
+        tree = json.loads(path.read_text(encoding="utf-8"))
+        mode, order = tree["mode"], tree["rows"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(
+            f"{path}: is not an order file. Give the 'order' output of the order stage."
+        ) from error
+    if sorted(order) != list(range(rows)):
+        raise ConfigError(
+            f"{path}: orders {len(order)} rows, the corpus has {rows}. Give the order and the "
+            "dataset of one pipeline run."
+        )
+    return None if mode == "none" else order
