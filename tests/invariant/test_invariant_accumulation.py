@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from ytrainer_core.config import ObjectiveConfig
-from ytrainer_core.objectives import OBJECTIVES
+from ytrainer_core.objectives import OBJECTIVES, Tokens
 from ytrainer_core.training.engine import train
 
 Make = Callable[..., Any]
@@ -107,7 +107,7 @@ def _one_step_of_sgd(
         labels = torch.tensor(row["labels"][1:])
         logits = model(input_ids=torch.tensor([row["input_ids"]])).logits[0, :-1]
         nll = torch.nn.functional.cross_entropy(logits, labels, reduction="none")[labels != -100]
-        weights = OBJECTIVES[objective](nll.detach(), ObjectiveConfig(name=objective))
+        weights = OBJECTIVES[objective].weigh(Tokens(nll.detach()), ObjectiveConfig(name=objective))
         total = total + (weights * nll).sum()
         divisor = divisor + (weights.sum() if normalization == "weights" else len(nll))
     (total / divisor).backward()

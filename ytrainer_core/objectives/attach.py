@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from types import MethodType
 from typing import Any
 
 import torch
@@ -17,22 +18,34 @@ from transformers.utils import ModelOutput
 
 from ytrainer_core.config import ObjectiveConfig
 from ytrainer_core.data.packing import IGNORED
-from ytrainer_core.errors import ConfigError
-from ytrainer_core.objectives import OBJECTIVES
-from ytrainer_core.objectives.linear_nll import (
+from ytrainer_core.objectives import OBJECTIVES, token_weights
+from ytrainer_core.objectives.check import check_logits
+from ytrainer_core.objectives.head import check_supported, with_projection
+from ytrainer_core.objectives.liger import check_liger, liger_token_loss
+from ytrainer_core.objectives.linear_nll import linear_token_loss
+from ytrainer_core.objectives.linear_signals import (
     TokenSignals,
-    linear_token_loss,
+    linear_token_nll,
     linear_token_signals,
 )
+from ytrainer_core.objectives.projection import Projection
+from ytrainer_core.objectives.reference import Reference, reference_for
+from ytrainer_core.objectives.soft_target import SoftTarget
 
 
 @dataclass
 class TokenLossOutput(ModelOutput):  # type: ignore[misc]
-    """loss: scalar; nll, weights: [trained tokens of this micro-batch], detached, nats."""
+    """What a forward with labels returns.
+
+    loss: scalar. The others: [trained tokens of this micro-batch], float32, detached; nats.
+    entropy only with return_entropy, divergence only with a teacher or reference.
+    """
 
     loss: Tensor | None = None
     nll: Tensor | None = None
     weights: Tensor | None = None
+    entropy: Tensor | None = None
+    divergence: Tensor | None = None
 
 
 def causal_lm(model: Any) -> Any:
@@ -42,99 +55,206 @@ def causal_lm(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
-def target_hidden(
-    model: Any, input_ids: Tensor, labels: Tensor, **inputs: Any
-) -> tuple[Tensor, Tensor]:
-    """Hidden states [n, width] that predict the trained tokens, and those tokens [n].
+def trained_positions(labels: Tensor) -> Tensor:
+    """Indices [n] into the flattened batch x seq of the positions that predict trained tokens.
 
-    input_ids, labels: [batch, seq]. Documents of a pack are told apart by
-    position_ids alone, which holds only without attention mask and without cache.
+    labels: [batch, seq]. Position p predicts label p + 1. On a GPU the host waits for the
+    answer, so that a collator had better know it (`target_positions` of the forward).
+    """
+    trained = torch.zeros_like(labels, dtype=torch.bool)
+    trained[:, :-1] = labels[:, 1:] != IGNORED
+    return trained.flatten().nonzero().squeeze(1)
+
+
+def hidden_at(model: Any, positions: Tensor, **inputs: Any) -> Tensor:
+    """Hidden states [n, width] at `positions` of the flattened batch x seq.
+
+    Documents of a pack are told apart by position_ids alone (or by what the caller passes on),
+    which holds only without attention mask and without cache.
     """
     body = model.get_decoder()
-    hidden = body(
-        input_ids=input_ids, attention_mask=None, use_cache=False, **inputs
-    ).last_hidden_state
-    targets = labels[:, 1:]
-    trained = targets != IGNORED
-    return hidden[:, :-1][trained], targets[trained]
+    hidden = body(**{"attention_mask": None, **inputs, "use_cache": False}).last_hidden_state
+    return hidden.flatten(0, 1).index_select(0, positions)  # type: ignore[no-any-return]
 
 
-def check_supported(model: Any) -> None:
-    """Refuse a model whose logits are more than a linear head, rather than train it wrongly."""
-    if not isinstance(model.get_output_embeddings(), torch.nn.Linear):
-        raise ConfigError(
-            "the model's head is wrapped or not linear, which the chunked objective does not do "
-            "yet. Take the head ('lm_head') out of lora.target_modules."
+@dataclass(frozen=True)
+class _Attached:
+    """An objective on a model. own_forward: what stood on the instance before, if anything."""
+
+    config: ObjectiveConfig
+    reference: Reference | None
+    own_forward: Any
+
+    def plain_forward(self, model: Any) -> Any:
+        """The model's forward as it was."""
+        return self.own_forward or type(model).forward.__get__(model)
+
+    def loss(
+        self,
+        projection: Projection,
+        targets: Tensor,
+        soft: Projection | None,
+        *,
+        given: Tensor | None,
+        median_nll: Tensor | None,
+        entropy: bool,
+    ) -> tuple[Tensor | None, ...]:
+        """(sum of losses, nll, weights, entropy, divergence) of the targets [n]."""
+        config = self.config
+        objective = OBJECTIVES[config.name]
+        if config.backend == "liger":
+            plain = liger_token_loss(projection, targets, given)
+            return plain.loss, plain.nll, plain.weights, None, None
+        if objective.batch_median and median_nll is None:
+            nll = linear_token_nll(projection, targets, chunk_tokens=config.chunk_tokens)
+            median_nll = nll.median() if nll.numel() else nll.new_ones(())
+        soft_target = None
+        if soft is not None and self.reference is not None:
+            soft_target = SoftTarget(soft, self.reference.coefficient, self.reference.temperature)
+        result = linear_token_loss(
+            projection,
+            targets,
+            functools.partial(token_weights, config=config),
+            chunk_tokens=config.chunk_tokens,
+            top_tokens=config.eaft.top_tokens if objective.top_entropy else 0,
+            median_nll=median_nll,
+            given=given,
+            entropy=entropy,
+            soft=soft_target,
+            token_coefficient=self.reference.token_coefficient if self.reference else 1.0,
         )
-    text_config = model.config.get_text_config()
-    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        value = getattr(text_config, name, None)
-        if value not in (None, 0, 1, 1.0):
-            raise ConfigError(
-                f"{model.config.model_type} scales or caps its logits ({name}={value}), which "
-                "the chunked objective does not do yet. Choose a model without it."
-            )
+        return result.loss, result.nll, result.weights, result.entropy, result.divergence
 
 
-def attach_objective(model: Any, config: ObjectiveConfig) -> None:
-    """Make model(input_ids, labels, ...) return the objective's loss.
+def attach_objective(
+    model: Any, config: ObjectiveConfig, *, teacher: Any = None, reference: Any = None
+) -> None:
+    """Make model(input_ids, labels, ...) return the objective's loss as a TokenLossOutput.
 
-    The loss is the weighted sum divided by num_items_in_batch (the trained tokens of
-    the whole global batch), or by this micro-batch's tokens where it is not given.
-    A forward whose loss is not finite raises ValueError.
+    The loss is the sum over this micro-batch's targets divided by num_items_in_batch (the
+    trained tokens of the whole global batch), or by their number where it is not given. It
+    may be NaN: whoever steps on it checks. A model that has an objective gets this one instead.
+
+    teacher: a frozen model of the same vocabulary to distil from. reference: a frozen copy of
+    the base model for an objective that needs one; a model with adapters is its own, with them
+    off. Raises ConfigError where model, objective and backend do not fit together.
     """
     inner = causal_lm(model)
+    detach(inner)
     check_supported(inner)
-    plain_forward = inner.forward
-    objective = OBJECTIVES[config.name]
+    soft = reference_for(inner, config, teacher=teacher, reference=reference)
+    if config.backend == "liger":
+        check_liger(config, soft_target=soft is not None)
+    attached = _Attached(config, soft, inner.__dict__.get("forward"))
+    check_logits(inner, attached.plain_forward(inner))
 
-    def weigh(nll: Tensor) -> Tensor:
-        return objective(nll, config)
+    @functools.wraps(type(inner).forward)  # generate() reads the signature
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return _objective_forward(self, *args, **kwargs)
 
-    @functools.wraps(plain_forward)
-    def forward(
-        input_ids: Tensor | None = None,
-        labels: Tensor | None = None,
-        num_items_in_batch: Tensor | int | None = None,
-        position_ids: Tensor | None = None,
-        **kwargs: Any,
-    ) -> Any:
-        if labels is None:
-            return plain_forward(input_ids=input_ids, position_ids=position_ids, **kwargs)
-        assert input_ids is not None
-        hidden, targets = target_hidden(inner, input_ids, labels, position_ids=position_ids)
-        head = inner.get_output_embeddings()
-        device = hidden.device.type
-        if torch.is_autocast_enabled(device):
-            hidden = hidden.to(torch.get_autocast_dtype(device))
-        with torch.autocast(device, enabled=False):
-            result = linear_token_loss(
-                hidden,
-                head.weight,
+    inner._objective = attached
+    inner.forward = MethodType(forward, inner)  # a bound method, so that a deep copy has its own
+
+
+def detach(model: Any) -> None:
+    """Give the model its own forward back; one without an objective is left alone."""
+    inner = causal_lm(model)
+    attached = inner.__dict__.pop("_objective", None)
+    if attached is None:
+        return
+    if attached.own_forward is None:
+        del inner.forward
+    else:
+        inner.forward = attached.own_forward
+
+
+def _objective_forward(
+    model: Any,
+    input_ids: Tensor | None = None,
+    labels: Tensor | None = None,
+    position_ids: Tensor | None = None,
+    num_items_in_batch: Tensor | int | None = None,
+    token_weights: Tensor | None = None,
+    median_nll: Tensor | None = None,
+    target_positions: Tensor | None = None,
+    return_entropy: bool = False,
+    **inputs: Any,
+) -> Any:
+    """The forward of a model with an objective; nothing in it waits for the device.
+
+    input_ids, labels, position_ids: [batch, seq]. token_weights: [batch, seq], float, the
+    weight of each label, at the label's place. median_nll: scalar, over the global batch;
+    None takes this micro-batch's. target_positions: [n], int64, as `trained_positions()` finds
+    them. Further inputs (cu_seq_lens_q, max_length_q, attention_mask, ...) go to the body.
+    """
+    attached: _Attached = model._objective
+    inputs = {"input_ids": input_ids, "position_ids": position_ids, **inputs}
+    if labels is None:
+        return attached.plain_forward(model)(**inputs)
+    if OBJECTIVES[attached.config.name].base_nll and token_weights is None:
+        raise ValueError(
+            f"objective '{attached.config.name}' weighs by the base model: pass token_weights"
+        )
+    positions = trained_positions(labels) if target_positions is None else target_positions
+    targets = labels.flatten().index_select(0, positions + 1)
+    given = token_weights
+    if given is not None:
+        given = given.flatten().index_select(0, positions + 1).float()
+    soft_hidden = None
+    if attached.reference is not None:
+        soft_hidden = attached.reference.hidden(model, lambda m: hidden_at(m, positions, **inputs))
+    hidden = hidden_at(model, positions, **inputs)
+
+    def loss(projection: Projection) -> tuple[Tensor | None, ...]:
+        def against(soft: Projection | None) -> tuple[Tensor | None, ...]:
+            return attached.loss(
+                projection,
                 targets,
-                weigh,
-                bias=getattr(head, "bias", None),
-                chunk_tokens=config.chunk_tokens,
+                soft,
+                given=given,
+                median_nll=median_nll,
+                entropy=return_entropy,
             )
-        if not torch.isfinite(result.loss):
-            raise ValueError("the loss is not finite")
-        if num_items_in_batch is None:
-            denominator: Tensor | int = max(1, targets.numel())
-        else:
-            denominator = num_items_in_batch
-        return TokenLossOutput(result.loss / denominator, result.nll, result.weights)
 
-    inner.forward = forward
+        if attached.reference is None or soft_hidden is None:
+            return against(None)
+        return attached.reference.project(model, soft_hidden, against)
+
+    total, *per_token = with_projection(model, hidden, loss)
+    assert total is not None
+    items = max(1, targets.numel()) if num_items_in_batch is None else num_items_in_batch
+    return TokenLossOutput(total / items, *per_token)
 
 
 @torch.no_grad()
 def model_signals(model: Any, input_ids: Tensor, labels: Tensor, **inputs: Any) -> TokenSignals:
     """Signals of every trained token of a batch, flattened in reading order.
 
-    input_ids, labels: [batch, seq], right-padded with label -100.
+    input_ids, labels: [batch, seq], right-padded with label -100. Raises ConfigError for a
+    head that is not linear.
     """
     inner = causal_lm(model)
-    check_supported(inner)
-    hidden, targets = target_hidden(inner, input_ids, labels, **inputs)
-    head = inner.get_output_embeddings()
-    return linear_token_signals(hidden, head.weight, targets, bias=getattr(head, "bias", None))
+    positions = trained_positions(labels)
+    targets = labels.flatten()[positions + 1]
+    hidden = hidden_at(inner, positions, input_ids=input_ids, **inputs)
+
+    def signals(projection: Projection) -> tuple[Tensor, ...]:
+        found = linear_token_signals(projection, targets)
+        return found.nll, found.entropy, found.top_token
+
+    return TokenSignals(*with_projection(inner, hidden, signals))
+
+
+@torch.no_grad()
+def model_nll(model: Any, input_ids: Tensor, labels: Tensor, **inputs: Any) -> Tensor:
+    """Loss [n] in nats of every trained token of a batch, flattened in reading order.
+
+    Shapes as in model_signals; cheaper where nothing else is wanted.
+    """
+    inner = causal_lm(model)
+    positions = inputs.pop("target_positions", None)
+    positions = trained_positions(labels) if positions is None else positions
+    targets = labels.flatten().index_select(0, positions + 1)
+    hidden = hidden_at(inner, positions, input_ids=input_ids, **inputs)
+    nll: Tensor = with_projection(inner, hidden, lambda p: linear_token_nll(p, targets))
+    return nll

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from ytrainer_core.config import ObjectiveConfig
+from ytrainer_core.objectives.base import Tokens
 
 
-def weigh(nll: Tensor, config: ObjectiveConfig) -> Tensor:
+def weigh(tokens: Tokens, config: ObjectiveConfig) -> Tensor:
     """Weight 1 for every token."""
-    return torch.ones_like(nll)
+    return torch.ones_like(tokens.nll)
