@@ -15,7 +15,7 @@ import typer
 from rich.console import Console
 
 from ytrainer_core import __version__
-from ytrainer_core.cli import models, pipelines, stages
+from ytrainer_core.cli import models, pipelines, stages, start_training
 from ytrainer_core.cli.demo import demo
 from ytrainer_core.errors import YTrainerError
 
@@ -35,6 +35,7 @@ app = typer.Typer(
 app.command("demo")(demo)
 stages.add_commands(app)
 models.add_commands(app)
+start_training.add_command(app)
 app.add_typer(pipelines.app, name="pipeline")
 app.add_typer(models.registry_app, name="registry")
 
