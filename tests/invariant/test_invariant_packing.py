@@ -102,3 +102,24 @@ def test_packs_stay_isolated_under_adapters_and_gradient_checkpointing(
     output = model(**collate_packs([rows], pad_token_id=0))
     output.loss.backward()
     torch.testing.assert_close(output.nll, expected, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("teacher", [False, True])
+def test_the_reference_of_a_pack_is_as_blind_as_the_model(
+    attention: str, teacher: bool, make_model: Make, make_rows: Make
+) -> None:
+    """ASFT's base model or a teacher sees the same pack, and each document alone in it."""
+    rows = make_rows(LENGTHS)
+    model = make_model(attention=attention)
+    other = make_model(seed=4, attention=attention)
+    if teacher:
+        attach_objective(model, ObjectiveConfig(distillation={"teacher": "another"}), teacher=other)
+    else:
+        attach_objective(model, ObjectiveConfig(name="asft"), reference=other)
+    with torch.no_grad():
+        packed = model(**collate_packs([rows[:3], rows[3:]], pad_token_id=0))
+        alone = [model(**collate_packs([[row]], pad_token_id=0)) for row in rows]
+    for name in ("nll", "weights", "divergence"):
+        expected = torch.cat([output[name] for output in alone])
+        torch.testing.assert_close(packed[name], expected, rtol=1e-5, atol=1e-5)

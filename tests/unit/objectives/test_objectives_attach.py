@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ytrainer_core.config import LoraConfig, ObjectiveConfig
 from ytrainer_core.data.packing import collate_packs
@@ -164,6 +165,42 @@ def test_known_targets_give_the_same_loss_and_gradients_as_found_ones(
     second.loss.backward()
     for a, b in zip(found.parameters(), known.parameters(), strict=True):
         torch.testing.assert_close(a.grad, b.grad)
+
+
+class _NoQuestions(TorchDispatchMode):
+    """Raises where an operation makes the host wait for the device's values."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        asks = ("_local_scalar_dense", "nonzero", "masked_select", "equal", "unique", "is_nonzero")
+        if func.overloadpacket.__name__ in asks:
+            raise AssertionError(f"{func} makes the host wait")
+        return func(*args, **(kwargs or {}))
+
+
+def test_the_watch_of_this_file_sees_a_question_to_the_device() -> None:
+    with _NoQuestions(), pytest.raises(AssertionError, match="wait"):
+        torch.ones(1).item()
+
+
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
+def test_with_known_targets_nothing_after_the_body_makes_the_host_wait_for_the_device(
+    name: str, make_model: Callable[..., Any], batch: dict[str, torch.Tensor]
+) -> None:
+    model = make_model()
+    attach_objective(model, ObjectiveConfig(name=name, chunk_tokens=4), reference=make_model())
+    batch = {"target_positions": trained_positions(batch["labels"]), **batch}
+    stored = model.model(input_ids=batch["input_ids"], use_cache=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(type(model.model), "forward", lambda self, **inputs: stored)
+        with _NoQuestions():
+            output = model(
+                **batch,
+                token_weights=torch.ones(batch["labels"].shape),
+                num_items_in_batch=torch.tensor(11),
+                return_entropy=True,
+            )
+            output.loss.backward()
+    assert torch.isfinite(output.loss)
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "nlirg", "flow", "stm"])
