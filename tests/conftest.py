@@ -108,19 +108,27 @@ def plain_signals() -> Callable[..., tuple[Any, Any, Any]]:
 
 @pytest.fixture(scope="session")
 def make_job() -> Callable[..., Any]:
-    """make_job(objective=, optim=, max_length=, seed=, ordered=, **TrainConfig) -> TrainJob.
+    """make_job(objective=, optim=, lora=, max_length=, seed=, ordered=, **TrainConfig) -> TrainJob.
 
     Constant learning rate without warm-up, a log row per step, no checkpoints.
     """
-    from ytrainer_core.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
+    from ytrainer_core.config import (
+        DataConfig,
+        LoraConfig,
+        ObjectiveConfig,
+        OptimConfig,
+        TrainConfig,
+    )
     from ytrainer_core.training.engine import TrainJob
 
     def make(
         objective: dict[str, Any] | None = None,
         optim: dict[str, Any] | None = None,
+        lora: dict[str, Any] | None = None,
         max_length: int = 32,
         seed: int = 7,
         ordered: bool = False,
+        attention: str = "auto",
         **train: Any,
     ) -> Any:
         steady = {"learning_rate": 1e-3, "lr_scheduler": "constant", "warmup_ratio": 0.0}
@@ -131,6 +139,8 @@ def make_job() -> Callable[..., Any]:
             TrainConfig(**({"logging_steps": 1, "save_steps": 0} | train)),
             seed,
             ordered=ordered,
+            attn_implementation=attention,
+            lora=LoraConfig(**(lora or {"rank": 0})),
         )
 
     return make

@@ -58,6 +58,7 @@ def atomic_folder(path: Path) -> Iterator[Path]:
         yield scratch
         for file in scratch.rglob("*"):
             if file.is_file():
+                file.chmod(0o644)  # some writers give 0600; others on a shared volume must read
                 _fsync(file)
         if path.is_dir():
             retired = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}.old."))

@@ -1,4 +1,4 @@
-"""What the names demo:train, demo:validation, demo:general and demo:base stand for.
+"""What the names demo:train, demo:general, demo:conversations, demo:base … stand for.
 
 All of it is generated on first use below home()/demo and kept as long as what it
 was made from (generator, Python version, recipe) has not changed.
@@ -16,7 +16,7 @@ from typing import TypeVar
 from ytrainer_core.config import PretrainConfig, RegisterConfig, StageConfig, TrackingConfig
 from ytrainer_core.config.base import Section
 from ytrainer_core.data.corpus import SPLITS
-from ytrainer_core.demo import corpus, general
+from ytrainer_core.demo import conversations, corpus, general
 from ytrainer_core.demo.recipe import PRETRAIN
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import home, sha256_file, sha256_json, write_json
@@ -28,6 +28,7 @@ _FILES = {
     "demo:planted": "planted.json",
     "demo:general": "general_validation.jsonl",
     "demo:pretrain": "general_train.jsonl",
+    "demo:conversations": "conversations.jsonl",
 }
 _BASE = "demo:base"
 _STAMP = "made-from.json"
@@ -71,12 +72,15 @@ def make_corpora() -> Path:
     folder = home() / "demo"
     made_from = {
         "python": platform.python_version(),
-        "generators": [sha256_file(Path(module.__file__ or "")) for module in (corpus, general)],
+        "generators": [
+            sha256_file(Path(module.__file__ or "")) for module in (corpus, general, conversations)
+        ],
     }
     if _is_stamped(folder, made_from):
         return folder
     corpus.write_domain_corpus(folder)
     general.write_general_corpus(folder)
+    conversations.write_conversations(folder)
     write_json(folder / _STAMP, made_from)
     return folder
 
@@ -101,7 +105,11 @@ def make_base(tracking: TrackingConfig) -> Path:
     folder = home() / "demo" / "base"
     if not _is_stamped(folder, made_from):
         print("making the demo's base model: about a minute on 2 cores", file=sys.stderr)
-        outputs = {"model": folder / "model", "report": folder / "report.html"}
+        outputs = {
+            "model": folder / "model",
+            "report": folder / "report.html",
+            "epochs": folder / "epochs",
+        }
         run_stage("pretrain", config, outputs=outputs)
         write_json(folder / _STAMP, made_from)
     return folder / "model"

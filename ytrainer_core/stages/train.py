@@ -72,7 +72,7 @@ def train_and_deliver(
 
     base_folder: makes or finds the base model's folder, given the work's own folder.
     """
-    checkpoints.forget_undelivered()
+    checkpoints.forget_deleted()
     with checkpoints.exclusive(checkpoints.checkpoint_root(work.key)) as root:
         if config.train.resume == "never":
             checkpoints.start_anew(root)
@@ -98,10 +98,7 @@ def train_and_deliver(
             checkpoints.mark_finished(root, dataclasses.asdict(result))
         else:
             result = TrainResult(**done["result"])
-        checkpoints.deliver(root / checkpoints.MODEL_NAME, context.outputs["model"])
-        kept = root / checkpoints.EPOCHS_NAME
-        kept.mkdir(exist_ok=True)
-        checkpoints.deliver(kept, context.outputs["epochs"])
+        checkpoints.deliver(root, context.outputs["model"], context.outputs["epochs"])
     return report(config, context, result, earlier=done is not None)
 
 
@@ -149,10 +146,9 @@ def report(
         steps += " (stopped early)"
     summary = {
         "objective": config.objective.name,
-        "trainable parameters": f"{result.trainable_parameters:,}",
         "optimizer steps": steps,
         "training loss": loss,
-        **result.throughput,
+        **dict(result.throughput),
     }
     if earlier:
         summary["resume"] = (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 
 import torch
 from transformers import TrainingArguments
+from transformers.training_args import OptimizerNames
 
+from ytrainer_core.errors import ConfigError
 from ytrainer_core.training.batches import Batches
 from ytrainer_core.training.job import TrainJob
 
@@ -25,8 +28,17 @@ def accumulation_steps(job: TrainJob, batches: Batches, processes: int) -> int:
 def training_arguments(
     job: TrainJob, batches: Batches, folder: Path, processes: int = 1
 ) -> TrainingArguments:
-    """Everything that Trainer itself does for us; checkpoints go into `folder`."""
+    """Everything that Trainer itself does for us; checkpoints go into `folder`.
+
+    Raises ConfigError for an optimizer that transformers does not know.
+    """
     optim, train = job.optim, job.train
+    if optim.optimizer not in list(OptimizerNames):
+        near = difflib.get_close_matches(optim.optimizer, list(OptimizerNames), n=3, cutoff=0.3)
+        raise ConfigError(
+            f"optim.optimizer '{optim.optimizer}' is none that transformers knows. Near it: "
+            f"{', '.join(near) or 'adamw_torch, adafactor, sgd'}."
+        )
     on_gpu = torch.cuda.is_available()
     schedule_options: dict[str, dict[str, float]] = {
         "cosine": {"num_cycles": optim.cosine_waves},

@@ -56,6 +56,9 @@ class Batches(Dataset[list[Pack]]):
         return len(self._items)
 
     def __getitem__(self, index: int) -> list[Pack]:
+        """One item; index len(self) is the empty one, with which processes come out even."""
+        if index == len(self):
+            return []
         return [[self._read(number) for number in pack] for pack in self._items[index]]
 
     def _read(self, number: int) -> dict[str, Any]:
@@ -86,24 +89,29 @@ class Batches(Dataset[list[Pack]]):
 
 
 class SeededOrder(Sampler[int]):
-    """Shuffled by (seed, epoch), or in the given order where the rows are a curriculum."""
+    """Shuffled by (seed, epoch), or in the given order where the rows are a curriculum.
 
-    def __init__(self, length: int, *, shuffle: bool, seed: int) -> None:
+    multiple: an epoch is filled up to a multiple of it with the empty item, number `length`,
+    so that every process has as many batches as the others and none is trained twice.
+    """
+
+    def __init__(self, length: int, *, shuffle: bool, seed: int, multiple: int = 1) -> None:
         self._length, self._shuffle, self._seed, self._epoch = length, shuffle, seed, 0
+        self._fill = [length] * (-length % multiple)
 
     def set_epoch(self, epoch: int) -> None:
         """Called by the trainer at the start of every epoch, also after a resume."""
         self._epoch = epoch
 
     def __len__(self) -> int:
-        return self._length
+        return self._length + len(self._fill)
 
     def __iter__(self) -> Iterator[int]:
         if not self._shuffle:
-            return iter(range(self._length))
+            return iter([*range(self._length), *self._fill])
         generator = torch.Generator().manual_seed(self._seed + self._epoch)
         order: list[int] = torch.randperm(self._length, generator=generator).tolist()
-        return iter(order)
+        return iter(order + self._fill)
 
 
 def build_batches(
@@ -227,6 +235,12 @@ class BatchCollator:
 
     def __call__(self, items: Sequence[Sequence[Pack]]) -> dict[str, Any]:
         packs = [pack for item in items for pack in item]
+        if not packs:  # as many forward passes as the other processes, but nothing to learn
+            nothing = {"input_ids": [self._pad_token_id] * 2, "labels": [IGNORED] * 2}
+            return self._collate([[nothing]]) | {"real_tokens": 0}
+        return self._collate(packs)
+
+    def _collate(self, packs: list[Pack]) -> dict[str, Any]:
         if self._flat:
             packs = [[piece for pack in packs for piece in pack]]
         return collate_packs(packs, self._pad_token_id, documents=self._flat)

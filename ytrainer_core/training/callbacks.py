@@ -90,7 +90,7 @@ class KeepEpochs(TrainerCallback):  # type: ignore[misc]
 
     def on_epoch_end(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
         # a training that was told to stop inside an epoch ends it too
-        done = round(state.epoch, 6) == int(round(state.epoch))
+        done = abs(state.epoch - round(state.epoch)) < 1e-6
         if done and round(state.epoch) in self._epochs:
             self._keep(round(state.epoch))
 

@@ -39,6 +39,7 @@ _STEP = re.compile(r"checkpoint-(\d+)$")
 
 WORK_NAME = "work.json"
 FINISHED_NAME = "finished.json"
+DELIVERED_NAME = "delivered.json"
 MODEL_NAME = "model"
 EPOCHS_NAME = "epochs"
 
@@ -203,16 +204,24 @@ def start_anew(root: Path) -> None:
         shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def forget_undelivered() -> None:
-    """Drop finished models whose delivered copy was deleted, so that they hold no space."""
-    for record in (home() / "checkpoints").glob(f"*/{FINISHED_NAME}"):
-        weights = list((record.parent / MODEL_NAME).glob("*.safetensors"))
-        if weights and all(file.stat().st_nlink == 1 for file in weights):
-            shutil.rmtree(record.parent)
+def forget_deleted() -> None:
+    """Drop finished models whose delivered copies were deleted, so that they hold no space."""
+    for note in (home() / "checkpoints").glob(f"*/{DELIVERED_NAME}"):
+        weights = list((note.parent / MODEL_NAME).glob("*.safetensors"))
+        if all(file.stat().st_nlink == 1 for file in weights):
+            shutil.rmtree(note.parent)
 
 
-def deliver(source: Path, target: Path) -> None:
-    """Put a folder at `target`, atomically; files are linked where the disk allows it."""
+def deliver(root: Path, model: Path, epochs: Path) -> None:
+    """Put the finished model and the kept epochs of the work in `root` where they belong."""
+    (root / EPOCHS_NAME).mkdir(exist_ok=True)
+    _link_folder(root / MODEL_NAME, model)
+    _link_folder(root / EPOCHS_NAME, epochs)
+    write_json(root / DELIVERED_NAME, {"to": str(model)})
+
+
+def _link_folder(source: Path, target: Path) -> None:
+    """A second name for every file of a folder, atomically; copies where the disk has no links."""
 
     def link(file: str, to: str) -> None:
         try:

@@ -62,7 +62,8 @@ def document_attention(
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     lengths = cu_seq_lens_q.diff().tolist()
     parts = []
-    for q, k, v in zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True):
+    split = (torch.split(x, lengths, dim=2) for x in (query, key, value))
+    for q, k, v in zip(*split, strict=True):
         length = q.shape[2]
         mask = None
         if sliding_window is not None and length > sliding_window:
@@ -102,7 +103,8 @@ def _varlen(
         groups = query.shape[1] // key.shape[1]
         key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     flat = [x[0].transpose(0, 1) for x in (query, key, value)]
-    output: Tensor = varlen_attn(*flat, bounds, bounds, longest, longest, **options)
+    attend: Any = varlen_attn
+    output: Tensor = attend(*flat, bounds, bounds, longest, longest, **options)
     return output[None]
 
 

@@ -32,12 +32,12 @@ from ytrainer_core.training import callbacks
 from ytrainer_core.training.arguments import training_arguments
 from ytrainer_core.training.batches import (
     BatchCollator,
-    Batches,
     SeededOrder,
     TokenRow,
     build_batches,
 )
 from ytrainer_core.training.checkpoints import newest_complete
+from ytrainer_core.training.deepspeed import is_split
 from ytrainer_core.training.documents import check_isolation, packed_attention
 from ytrainer_core.training.flops import parameter_counts, throughput_summary
 from ytrainer_core.training.job import Log, TrainJob, TrainResult
@@ -74,13 +74,29 @@ class TokenTrainer(Trainer):  # type: ignore[misc]
             len(train_dataset or self.train_dataset),
             shuffle=not self._job.ordered,
             seed=self._job.seed,
+            multiple=self._filled_to(),
         )
+
+    def _filled_to(self) -> int:
+        """Items of one forward pass of all processes; alone, a last short batch does no harm."""
+        processes = self.accelerator.num_processes
+        return processes * self.args.per_device_train_batch_size if processes > 1 else 1
 
     def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
         """The configured optimizer; LoRA+ gives the B matrices a larger learning rate."""
+        try:
+            return self._create_optimizer(model)
+        except (ImportError, RuntimeError) as error:
+            raise ConfigError(
+                f"optim.optimizer '{self._job.optim.optimizer}' is not to be had here: "
+                f"{str(error).splitlines()[0]} adamw_torch needs nothing more."
+            ) from error
+
+    def _create_optimizer(self, model: Any) -> torch.optim.Optimizer:
         ratio = self._job.lora.plus_ratio
         if ratio == 1 or self.optimizer is not None:
-            return super().create_optimizer(model)
+            plain: torch.optim.Optimizer = super().create_optimizer(model)
+            return plain
         from peft.optimizers import create_loraplus_optimizer
 
         kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
@@ -182,17 +198,23 @@ class TokenTrainer(Trainer):  # type: ignore[misc]
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:  # type: ignore[override]
         """Loss and accuracy over the held-out rows, unweighted: comparable between objectives."""
+        mine = range(len(self._eval_rows))
+        if not is_split(self.model):  # there, every forward pass takes all processes
+            mine = mine[self.args.process_index :: self.accelerator.num_processes]
+        held_out = [self._eval_rows[i] for i in mine]
         rows = token_signals(
-            self.model, self._eval_rows, max_length=self._job.data.max_length, title="evaluation"
+            self.model, held_out, max_length=self._job.data.max_length, title="evaluation"
         )
-        nll = np.concatenate([row.nll for row in rows]) if rows else np.full(1, np.nan)
-        right = [
-            np.asarray(row["labels"])[signals.positions] == signals.expected
-            for row, signals in zip(self._eval_rows, rows, strict=True)
-        ]
+        sums = torch.zeros(3, dtype=torch.float64)
+        for row, signals in zip(held_out, rows, strict=True):
+            right = np.asarray(row["labels"])[signals.positions] == signals.expected
+            sums += torch.tensor(
+                [signals.nll.sum(dtype=np.float64), right.sum(), right.size], dtype=torch.float64
+            )
+        nll, guessed, targets = self.accelerator.reduce(sums.to(self.args.device)).tolist()
         metrics = {
-            "eval_loss": float(nll.mean(dtype=np.float64)),
-            "eval_accuracy": float(np.concatenate(right).mean()) if right else float("nan"),
+            "eval_loss": nll / targets if targets else float("nan"),
+            "eval_accuracy": guessed / targets if targets else float("nan"),
         }
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(
@@ -220,6 +242,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]
             folder = Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"
             write_json(folder / COUNTERS_NAME, counters)
         super()._save_checkpoint(*args, **kwargs)
+        self.accelerator.wait_for_everyone()  # so that the seal covers what all have written
 
     def start_from(self, checkpoint: Path) -> None:
         """Continue counting where a checkpoint stopped; the totals count on the first process."""
@@ -243,12 +266,14 @@ def train(
     title: str = "training",
     teacher: Any = None,
     keep_epoch: Callable[[int], None] = lambda epoch: None,
+    deliver: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Train a model in place on tokenized rows.
 
     checkpoints: folder of this piece of work's checkpoints; the newest complete one is
     continued from unless job.train.resume is never. teacher: the frozen model of a
-    distillation. keep_epoch(n) is called after each epoch of job.train.save_epochs.
+    distillation. keep_epoch(n) is called after each epoch of job.train.save_epochs, deliver()
+    at the end, while processes that share a model still hold it together; by all of them.
     Raises DataError where nothing would be trained, YTrainerError where the loss is not
     finite or memory runs out, Cancelled after a SIGTERM, when a checkpoint is written.
     """
@@ -301,6 +326,7 @@ def train(
             f"stopped by SIGTERM after step {stop.stopped_at} of {trainer.state.max_steps}; a "
             "checkpoint is written. The same command continues from it."
         )
+    deliver()
     return TrainResult(
         steps=output.global_step,
         history=[dict(row) for row in trainer.state.log_history],
@@ -310,13 +336,15 @@ def train(
         resumed_from=int(resume_from.name.rsplit("-", 1)[-1]) if resume_from else 0,
         stopped_early=output.global_step < trainer.state.max_steps,
         trainable_parameters=parameter_counts(model)[1],
-        throughput=throughput_summary(
-            model,
-            **totals,
-            seconds=trainer.seconds,
-            sequence_length=batches.context_length,
-            dtype=job.dtype,
-            processes=_processes(),
+        throughput=list(
+            throughput_summary(
+                model,
+                **totals,
+                seconds=trainer.seconds,
+                sequence_length=batches.context_length,
+                dtype=job.dtype,
+                processes=_processes(),
+            ).items()
         ),
         **totals,
     )
@@ -374,7 +402,7 @@ def _objective(model: Any, config: ObjectiveConfig, teacher: Any) -> Iterator[No
     """The objective under the model's forward while it trains."""
     reference = None
     if OBJECTIVES[config.name].reference and not hasattr(model, "disable_adapter"):
-        if any(hasattr(p, "ds_id") for p in model.parameters()):
+        if is_split(model):
             raise ConfigError(
                 f"objective {config.name} keeps a copy of the base model, which ZeRO-3 has split "
                 "over the processes. Take launch.zero=2, or lora.rank > 0."

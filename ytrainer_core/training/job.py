@@ -58,4 +58,4 @@ class TrainResult:
     resumed_from: int
     stopped_early: bool = False
     trainable_parameters: int = 0
-    throughput: dict[str, str] = field(default_factory=dict)
+    throughput: list[tuple[str, str]] = field(default_factory=list)

@@ -238,7 +238,7 @@ def _keep_first_values(model: Any) -> None:
     """
     import tempfile
 
-    folder = tempfile.TemporaryDirectory(prefix="ytrainer-pissa.")
+    folder = tempfile.TemporaryDirectory(prefix="pissa_")  # peft names an adapter after it
     first = model.peft_config["default"]
     first.init_lora_weights = True  # so that loading it computes no decomposition
     model.save_pretrained(folder.name)

@@ -15,7 +15,14 @@ from typing import Any
 import torch
 
 from ytrainer_core import __version__
-from ytrainer_core.config import STAGE_CONFIGS, LaunchConfig, PretrainConfig, SftConfig, narrow
+from ytrainer_core.config import (
+    STAGE_CONFIGS,
+    LaunchConfig,
+    LoraConfig,
+    PretrainConfig,
+    SftConfig,
+    narrow,
+)
 from ytrainer_core.data.corpus import load_corpus
 from ytrainer_core.data.mixing import with_replay
 from ytrainer_core.data.tokenize import tokenize_dataset
@@ -118,7 +125,7 @@ def perform(task: TrainingTask, log: Log, launch: LaunchConfig | None = None) ->
 
 def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJob:
     """The job of a stage's config. ordered: the rows come in a curriculum."""
-    options = {"lora": config.lora} if isinstance(config, SftConfig) else {}
+    lora = config.lora if isinstance(config, SftConfig) else LoraConfig(rank=0)
     return TrainJob(
         data=config.data,
         objective=config.objective,
@@ -128,7 +135,7 @@ def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJ
         dtype=compute_dtype(config.model.dtype),
         ordered=ordered or config.train.batching == "token_groups",
         attn_implementation=config.model.attn_implementation,
-        **options,
+        lora=lora,
     )
 
 
