@@ -19,7 +19,7 @@ from ytrainer_core.objectives.linear_nll import TokenLoss
 from ytrainer_core.objectives.projection import Projection
 
 _OLDEST = (0, 8, 5)
-"""Version whose interface this file was written from; older ones get weighted tokens wrong."""
+"""Version whose source says that reduction="none" gives each token its own gradient."""
 
 _REMEDY = "Set objective.backend=chunked, or "
 
