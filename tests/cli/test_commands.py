@@ -314,23 +314,6 @@ def test_chat_answers_one_message(which: str, chain: Chain, cli: Cli, base_folde
     assert first.code == 0 and first.out == second.out and first.out.endswith("\n")
 
 
-def test_chat_keeps_the_conversation_and_ends_with_an_empty_line(
-    chain: Chain, cli: Cli, base_folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    lengths: list[int] = []
-
-    def generate(model: Any, tokenizer: Any, prompts: list[list[int]], **_: object) -> list[str]:
-        lengths.append(len(prompts[0]))
-        return [f"answer {len(lengths)}"]
-
-    said = iter(["one", "two", ""])
-    monkeypatch.setattr("ytrainer_core.evaluation.generate.generate", generate)
-    monkeypatch.setattr("builtins.input", lambda _: next(said))
-    outcome = cli("chat", base_folder)
-    assert outcome.code == 0 and outcome.out.split("\n")[:2] == ["answer 1", "answer 2"]
-    assert lengths[1] > lengths[0]
-
-
 # --- pipelines and the registry ------------------------------------------------------------------
 
 

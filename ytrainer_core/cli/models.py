@@ -48,36 +48,100 @@ def chat(
     system: str = typer.Option("", "--system", help="System message."),
     max_new_tokens: int = typer.Option(256, min=1, help="Longest answer, in tokens."),
     temperature: float = typer.Option(0.0, min=0.0, help="0 takes the most likely token."),
+    seed: int = typer.Option(0, help="Seed of the sampling, where temperature is above 0."),
 ) -> None:
-    """Talk to a model."""
-    from ytrainer_core.evaluation.generate import generate
+    """Talk to a model; it remembers the conversation. On a terminal answers come word by word."""
+    import torch
+
+    from ytrainer_core.data.tokenize import require_chat_template
     from ytrainer_core.stages.run import quiet_libraries
 
     quiet_libraries()
     loaded, tokenizer = _load(model)
+    require_chat_template(tokenizer)
+    torch.manual_seed(seed)
     messages = [{"role": "system", "content": system}] if system else []
+    stream = sys.stdout.isatty()
 
-    def answer(question: str) -> str:
+    def answer(question: str) -> None:
         messages.append({"role": "user", "content": question})
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        said = generate(
-            loaded,
-            tokenizer,
-            [ids],
-            max_new_tokens=max_new_tokens,
-            batch_tokens=len(ids) + max_new_tokens,
-            temperature=temperature,
-        )[0]
+        said = reply(loaded, tokenizer, messages, max_new_tokens, temperature, stream=stream)
         messages.append({"role": "assistant", "content": said})
-        return said
+        if not stream:
+            print(said, flush=True)
 
     if once:
-        print(answer(once))
+        answer(once)
         return
     print("An empty line ends the chat.", file=sys.stderr)
     while question := _ask():
-        print(answer(question))
+        answer(question)
+
+
+def reply(
+    model: Any,
+    tokenizer: Any,
+    messages: list[dict[str, str]],
+    max_new_tokens: int,
+    temperature: float,
+    *,
+    stream: bool = False,
+) -> str:
+    """The next answer of a conversation; printed while it is made where `stream`.
+
+    The oldest turns are taken out of `messages`, a system message stays, where the conversation
+    has grown longer than the model can read.
+    """
+    import torch
+    from transformers import TextStreamer
+
+    from ytrainer_core.objectives.attach import causal_lm
+
+    inner = causal_lm(model)
+    most = getattr(inner.config.get_text_config(), "max_position_embeddings", None)
+    ids = _prompt(tokenizer, messages)
+    while most and len(ids) + max_new_tokens > most and _forget_oldest(messages):
+        ids = _prompt(tokenizer, messages)
+    streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
+    prompt = torch.tensor([ids], device=inner.device)
+    with torch.no_grad():
+        output = model.generate(
+            input_ids=prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=max_new_tokens,
+            do_sample=temperature > 0,
+            temperature=temperature or None,
+            top_p=None,
+            top_k=None,
+            eos_token_id=_ends(inner, tokenizer),
+            pad_token_id=tokenizer.pad_token_id,
+            streamer=streamer if stream else None,
+        )
+    return str(tokenizer.decode(output[0, len(ids) :], skip_special_tokens=True))
+
+
+def _prompt(tokenizer: Any, messages: list[dict[str, str]]) -> list[int]:
+    text = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+def _forget_oldest(messages: list[dict[str, str]]) -> bool:
+    """Take the oldest question and its answer out; False where only the last question is left."""
+    first = 1 if messages[0]["role"] == "system" else 0
+    if len(messages) - first < 3:
+        return False
+    del messages[first : first + 2]
+    return True
+
+
+def _ends(model: Any, tokenizer: Any) -> list[int]:
+    """Tokens that end an answer: what the model says of itself, and what templates usually use."""
+    from ytrainer_core.evaluation.generate import stop_tokens
+
+    own = model.generation_config.eos_token_id
+    own = own if isinstance(own, list) else [own]
+    return sorted({*stop_tokens(tokenizer), *(end for end in own if end is not None)})
 
 
 def _ask() -> str:
