@@ -236,7 +236,8 @@ class BatchCollator:
     def __call__(self, items: Sequence[Sequence[Pack]]) -> dict[str, Any]:
         packs = [pack for item in items for pack in item]
         if not packs:  # as many forward passes as the other processes, but nothing to learn
-            nothing = {"input_ids": [self._pad_token_id] * 2, "labels": [IGNORED] * 2}
+            ids = [self._pad_token_id] * 2
+            nothing = {"input_ids": ids, "labels": [IGNORED] * 2, "weights": [1.0] * 2}
             return self._collate([[nothing]]) | {"real_tokens": 0}
         return self._collate(packs)
 

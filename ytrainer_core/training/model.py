@@ -290,20 +290,31 @@ def probe_batch(rows: list[list[int]], vocab_size: int) -> Tensor:
     return torch.tensor([filled[i % len(filled)] for i in range(PROBE_ROWS)])
 
 
-def save_trained(model: Any, tokenizer: Any, folder: Path, card: ModelCard, probe: Tensor) -> None:
+def save_trained(
+    model: Any,
+    tokenizer: Any,
+    folder: Path,
+    card: ModelCard,
+    probe: Tensor,
+    *,
+    weights: dict[str, Tensor] | None = None,
+    logits: Tensor | None = None,
+) -> None:
     """Write a trained model folder: weights, tokenizer, card, probe.
 
-    probe: token ids [rows, tokens] whose logits by the live model are stored.
+    probe: token ids [rows, tokens] whose logits by the live model are stored. weights, logits:
+    those of a model that is split over processes, where this one could not ask it alone.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
     first = getattr(model, "ytrainer_first_adapter", None)
     options = {"path_initial_model_for_weight_conversion": first.name} if first else {}
-    model.save_pretrained(folder, **options)
+    model.save_pretrained(folder, state_dict=weights, **options)
     tokenizer.save_pretrained(folder)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty model card
-    tensors = {"input_ids": probe.cpu(), "logits": probe_logits(model, probe)}
+    logits = probe_logits(model, probe) if logits is None else logits
+    tensors = {"input_ids": probe.cpu(), "logits": logits}
     save_file(tensors, folder / PROBE_NAME, metadata={"device": device_name(model)})
     write_json(folder / CARD_NAME, asdict(card))
 

@@ -17,7 +17,6 @@ import torch
 from ytrainer_core import __version__
 from ytrainer_core.config import (
     STAGE_CONFIGS,
-    LaunchConfig,
     LoraConfig,
     PretrainConfig,
     SftConfig,
@@ -29,6 +28,12 @@ from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import CheckpointError, ConfigError
 from ytrainer_core.files import atomic_folder
 from ytrainer_core.training.checkpoints import EPOCHS_NAME, MODEL_NAME
+from ytrainer_core.training.deepspeed import (
+    deepspeed_settings,
+    gathered_state,
+    is_split,
+    split_while_loading,
+)
 from ytrainer_core.training.engine import train
 from ytrainer_core.training.job import Log, TrainJob, TrainResult
 from ytrainer_core.training.model import (
@@ -45,6 +50,7 @@ from ytrainer_core.training.model import (
     load_trained,
     locate,
     probe_batch,
+    probe_logits,
     read_card,
     save_trained,
 )
@@ -71,13 +77,20 @@ class TrainingTask:
     run_id: str
 
 
-def perform(task: TrainingTask, log: Log, launch: LaunchConfig | None = None) -> TrainResult:
-    """Do the work; the model then lies in root/model, kept epochs in root/epochs/epoch-N.
-
-    launch: how, where this is one of several processes; the first one writes.
-    """
+def training_config(task: TrainingTask) -> SftConfig | PretrainConfig:
+    """The task's config as its stage declares it."""
     config = narrow(STAGE_CONFIGS[task.stage], task.config)
     assert isinstance(config, SftConfig | PretrainConfig)
+    return config
+
+
+def perform(task: TrainingTask, log: Log) -> TrainResult:
+    """Do the work; the model then lies in root/model, kept epochs in root/epochs/epoch-N.
+
+    Where this is one of several processes of torch.distributed, all of them train one model
+    and the first one writes.
+    """
+    config = training_config(task)
     root, base = Path(task.root), Path(task.base)
     tokenizer = load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
     corpus = load_corpus(Path(task.corpus))
@@ -89,9 +102,10 @@ def perform(task: TrainingTask, log: Log, launch: LaunchConfig | None = None) ->
         replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
         rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
     held_out = tokenize_dataset(corpus.validation, tokenizer, config.data)
-    model, kind = load_for_training(config, base)
-    teacher = load_teacher(config)
     job = training_job(config, ordered=curriculum is not None)
+    with split_while_loading(job.deepspeed, job.dtype):
+        model, kind = load_for_training(config, base)
+    teacher = load_teacher(config)
 
     def save(folder: Path) -> None:
         card = ModelCard(
@@ -104,11 +118,17 @@ def perform(task: TrainingTask, log: Log, launch: LaunchConfig | None = None) ->
             config=task.config,
         )
         first = [list(rows[i]["input_ids"]) for i in range(min(PROBE_ROWS, len(rows)))]
+        probe = probe_batch(first, len(tokenizer))
+        if is_split(model):
+            weights = gathered_state(model, only_trained=kind == "adapter")
+            logits = probe_logits(model, probe)  # every forward pass takes all processes
+        else:
+            weights = logits = None
         if int(os.environ.get("RANK", "0")) == 0:
             with atomic_folder(folder) as scratch:
-                save_trained(model, tokenizer, scratch, card, probe_batch(first, len(tokenizer)))
+                save_trained(model, tokenizer, scratch, card, probe, weights=weights, logits=logits)
 
-    result = train(
+    return train(
         model,
         tokenizer,
         rows,
@@ -118,9 +138,8 @@ def perform(task: TrainingTask, log: Log, launch: LaunchConfig | None = None) ->
         eval_rows=held_out,
         teacher=teacher,
         keep_epoch=lambda epoch: save(root / EPOCHS_NAME / f"epoch-{epoch}"),
+        deliver=lambda: save(root / MODEL_NAME),
     )
-    save(root / MODEL_NAME)
-    return result
 
 
 def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJob:
@@ -136,6 +155,7 @@ def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJ
         ordered=ordered or config.train.batching == "token_groups",
         attn_implementation=config.model.attn_implementation,
         lora=lora,
+        deepspeed=deepspeed_settings(config.launch),
     )
 
 
@@ -147,8 +167,10 @@ def load_for_training(config: SftConfig | PretrainConfig, base: Path) -> tuple[A
             "model.quantization=4bit freezes the base, and lora.rank=0 trains no adapter. "
             "Set lora.rank, e.g. 16, or model.quantization=none."
         )
-    # full training keeps float32 weights and computes in dtype; frozen ones may be dtype
-    dtype = compute_dtype(config.model.dtype) if rank else torch.float32
+    # full training keeps float32 weights and computes in dtype; frozen ones may be dtype, and
+    # DeepSpeed keeps float32 copies of its own
+    whole = not rank and config.launch.engine == "ddp"
+    dtype = torch.float32 if whole else compute_dtype(config.model.dtype)
     earlier = Path(config.model.init_from).expanduser() if config.model.init_from else None
     if earlier is not None:
         check_continuable(earlier, base)
