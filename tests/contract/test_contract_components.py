@@ -199,7 +199,7 @@ def test_a_readme_lists_every_knob_of_its_stage_with_its_description() -> None:
         ("optim.adam_beta1", "float ≥ 0, < 1"),
         ("data.on_too_long", "`drop` · `truncate`"),
         ("data.train", "list of str"),
-        ("train.resume", "bool"),
+        ("train.tensorboard", "bool"),
     ],
 )
 def test_a_readme_shows_types_with_their_bounds(dotted: str, shown: str) -> None:

@@ -181,7 +181,7 @@ class TrainConfig(Section):
     """Recompute activations in the backward pass: less memory, about a third slower."""
 
     freeze: Strings = ()
-    """Parameters that stay as they are, as shell patterns: model.embed_tokens.*, *.layers.0.*"""
+    """Parameters that stay as they are, by shell patterns such as *.layers.0.* on their names."""
 
     neftune_noise_alpha: NonNegative = 0.0
     """Noise on the embeddings while training (arXiv 2310.05914); 0 adds none, 5 is usual."""

@@ -176,7 +176,7 @@ def load_for_training(config: SftConfig | PretrainConfig, base: Path) -> tuple[A
         check_continuable(earlier, base)
         if not rank:
             adapted, _, _ = load_trained(earlier, config.model, str(base))
-            return adapted.merge_and_unload().float(), "full"
+            return adapted.merge_and_unload().float().requires_grad_(True), "full"
     model = load_model(base, config.model, dtype=dtype)
     if not rank:
         return model, "full"
