@@ -23,7 +23,7 @@ class Preset:
 
 PRESETS: dict[str, Preset] = {
     "2m": Preset(
-        "A minute or two on a laptop's CPU; learns the few phrases of a small generated corpus.",
+        "A few minutes on a laptop's CPU; learns the few phrases of a small generated corpus.",
         2_017_344,
         {
             "vocab_size": 2048,
