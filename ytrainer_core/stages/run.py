@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import importlib
 import json
+import logging
 import math
 import os
 import resource
@@ -230,11 +231,16 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("DATASETS_VERBOSITY", "error")
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    logging.getLogger("DeepSpeed").addFilter(_errors_only)  # it writes to stdout when imported
     if "transformers" in sys.modules:
-        from transformers.utils import logging
+        from transformers.utils import logging as transformers_logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        transformers_logging.set_verbosity_error()
+        transformers_logging.disable_progress_bar()
+
+
+def _errors_only(record: logging.LogRecord) -> bool:
+    return record.levelno >= logging.ERROR
 
 
 def _check_names(stage: Stage, inputs: Mapping[str, str]) -> None:

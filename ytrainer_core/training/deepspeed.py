@@ -190,6 +190,17 @@ def split_while_loading(settings: Mapping[str, Any] | None, dtype: torch.dtype) 
         unset_hf_deepspeed_config()
 
 
+def compile_nothing() -> None:
+    """Keep DeepSpeed from compiling its shared-memory collectives for the CPU; gloo does as well.
+
+    It would ask for a compiler, take seconds, and write into the home directory.
+    """
+    if importlib.util.find_spec("deepspeed") is not None:
+        import deepspeed.ops
+
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
+
 def is_split(model: Any) -> bool:
     """Whether the model's weights are split over the processes (ZeRO-3)."""
     return any(hasattr(weight, "ds_id") for weight in model.parameters())

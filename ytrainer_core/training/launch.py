@@ -62,8 +62,6 @@ def launch(task: TrainingTask, config: LaunchConfig, log: Log) -> TrainResult:
         )
     threads = max(1, (os.cpu_count() or 1) // config.processes)
     environment = {"OMP_NUM_THREADS": str(threads), "LOGLEVEL": "CRITICAL"}  # torchrun's level
-    if not gpus:
-        environment["DS_ACCELERATOR"] = "cpu"
     with tempfile.TemporaryDirectory(dir=task.root, prefix=".launch.") as name:
         folder = Path(name)
         write_json(folder / TASK_NAME, {"task": asdict(task), "parent": os.getpid()})

@@ -11,10 +11,12 @@ import logging
 import os
 import sys
 import traceback
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
+from typing import Any, NoReturn
 
 from ytrainer_core.errors import Cancelled, YTrainerError
 from ytrainer_core.files import write_json
@@ -33,29 +35,48 @@ def main(folder: Path) -> int:
     rank = int(os.environ["RANK"])
     if rank:
         sys.stdout = sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115 - until the end
-    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    _quiet_libraries()
     try:
         _perform(folder, tree["task"], rank)
-    except Cancelled as error:  # no failure: torchrun shall not kill the others for it
-        _tell(folder, rank, type(error).__name__, *error.faults)
     except YTrainerError as error:
         _tell(folder, rank, type(error).__name__, *error.faults)
-        return error.exit_code
+        _leave(error.exit_code)
     except Exception:
         _tell(folder, rank, "", traceback.format_exc())
-        return YTrainerError.exit_code
+        _leave(YTrainerError.exit_code)
     return 0
 
 
-def _perform(folder: Path, task: Mapping[str, object], rank: int) -> None:
-    import torch
+def _quiet_libraries() -> None:
+    """As run.quiet_libraries() in the stage's process; the environment has come from there."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    for name in ("DeepSpeed", "accelerate.accelerator"):
+        logging.getLogger(name).addFilter(lambda record: record.levelno >= logging.ERROR)
+    for module in ("transformers", "torch"):
+        warnings.filterwarnings("ignore", category=FutureWarning, module=module)
 
+
+def _leave(code: int) -> NoReturn:
+    """End at once: torch's ways out wait for the other processes, or abort without them."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _perform(folder: Path, task: Mapping[str, Any], rank: int) -> None:
+    import torch
+    from transformers.utils.logging import disable_progress_bar
+
+    from ytrainer_core.training.deepspeed import compile_nothing
     from ytrainer_core.training.work import TrainingTask, perform
 
+    disable_progress_bar()
     device = None
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
+    else:
+        compile_nothing()
     torch.distributed.init_process_group(
         "nccl" if device else "gloo", timeout=_PATIENCE, device_id=device
     )
@@ -64,9 +85,13 @@ def _perform(folder: Path, task: Mapping[str, object], rank: int) -> None:
         with (folder / METRICS_NAME).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"metrics": dict(metrics), "step": step}) + "\n")
 
-    result = perform(TrainingTask(**task), log)  # type: ignore[arg-type]
-    if rank == 0:
-        write_json(folder / RESULT_NAME, asdict(result))
+    try:
+        result = perform(TrainingTask(**task), log)
+        if rank == 0:
+            write_json(folder / RESULT_NAME, asdict(result))
+    except Cancelled as error:  # no failure: torchrun shall not kill the others for it
+        _tell(folder, rank, type(error).__name__, *error.faults)
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
