@@ -5,7 +5,7 @@ BIN    := $(VENV)/bin
 # torch comes first: asked for by another package it would be the newest build with CUDA.
 TORCH  := $(shell grep -o '^torch==[^ ]*' constraints.txt)
 
-.PHONY: demo test check compile clean
+.PHONY: demo test test-gpu check bench compile clean
 
 demo: $(VENV)/.demo
 	$(BIN)/ytrainer demo
@@ -18,6 +18,14 @@ check: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/contract
+
+test-gpu: $(VENV)/.dev
+	$(BIN)/python -m pytest -q tests/gpu
+
+bench: $(VENV)/.bench
+	$(BIN)/python -m benchmarks.token_groups
+	$(BIN)/python -m benchmarks.sft
+	$(BIN)/python -m benchmarks.memory
 
 compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune
@@ -37,6 +45,10 @@ $(VENV)/.demo: pyproject.toml constraints.txt $(VENV)/.torch
 $(VENV)/.dev: pyproject.toml constraints.txt $(VENV)/.torch
 	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[pipelines,dev]'
 	touch $@ $(VENV)/.demo
+
+$(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/.torch
+	$(BIN)/pip install -q --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	touch $@
 
 clean:
 	rm -rf $(VENV) ytrainer-runs

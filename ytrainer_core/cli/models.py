@@ -95,6 +95,7 @@ def reply(
     import torch
     from transformers import TextStreamer
 
+    from ytrainer_core.evaluation.generate import stop_tokens
     from ytrainer_core.objectives.attach import causal_lm
 
     inner = causal_lm(model)
@@ -113,7 +114,7 @@ def reply(
             temperature=temperature or None,
             top_p=None,
             top_k=None,
-            eos_token_id=_ends(inner, tokenizer),
+            eos_token_id=stop_tokens(inner, tokenizer),
             pad_token_id=tokenizer.pad_token_id,
             streamer=streamer if stream else None,
         )
@@ -133,15 +134,6 @@ def _forget_oldest(messages: list[dict[str, str]]) -> bool:
         return False
     del messages[first : first + 2]
     return True
-
-
-def _ends(model: Any, tokenizer: Any) -> list[int]:
-    """Tokens that end an answer: what the model says of itself, and what templates usually use."""
-    from ytrainer_core.evaluation.generate import stop_tokens
-
-    own = model.generation_config.eos_token_id
-    own = own if isinstance(own, list) else [own]
-    return sorted({*stop_tokens(tokenizer), *(end for end in own if end is not None)})
 
 
 def _ask() -> str:

@@ -12,9 +12,10 @@ from ytrainer_core.progress import Progress
 from ytrainer_core.scoring.signals import length_batches
 
 
-def stop_tokens(tokenizer: Any) -> list[int]:
-    """Token ids that end an answer: end of text and the chat template's end of turn."""
-    ends = {tokenizer.eos_token_id}
+def stop_tokens(model: Any, tokenizer: Any) -> list[int]:
+    """Token ids that end an answer: what the model says of itself, and what templates use."""
+    own = causal_lm(model).generation_config.eos_token_id
+    ends = {tokenizer.eos_token_id, *(own if isinstance(own, list) else [own])}
     for name in ("<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"):
         token = tokenizer.convert_tokens_to_ids(name)
         if token is not None and token != tokenizer.unk_token_id:
@@ -54,7 +55,7 @@ def generate(
                 input_ids=ids.to(device),
                 attention_mask=mask.to(device),
                 max_new_tokens=max_new_tokens,
-                eos_token_id=stop_tokens(tokenizer),
+                eos_token_id=stop_tokens(model, tokenizer),
                 pad_token_id=tokenizer.pad_token_id,
                 top_p=None,
                 top_k=None,

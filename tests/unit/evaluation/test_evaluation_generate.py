@@ -35,7 +35,7 @@ def test_batched_answers_equal_plain_greedy_decoding_one_by_one(
     answers = generate(model, tokenizer, PROMPTS, max_new_tokens=8, batch_tokens=batch_tokens)
     expected = [
         tokenizer.decode(
-            plain_greedy(model, prompt, stop_tokens(tokenizer), 8), skip_special_tokens=True
+            plain_greedy(model, prompt, stop_tokens(model, tokenizer), 8), skip_special_tokens=True
         )
         for prompt in PROMPTS
     ]
@@ -74,10 +74,14 @@ def test_an_answer_ends_at_end_of_turn_or_end_of_text(
     assert answers == ["eeeeee" if token == "e" else ""]
 
 
-def test_the_stop_tokens_are_those_that_the_tokenizer_has(tokenizer: Any) -> None:
-    assert tokenizer.convert_ids_to_tokens(stop_tokens(tokenizer)) == [
-        "<|endoftext|>",
-        "<|im_end|>",
+def test_what_ends_an_answer_is_the_templates_end_and_what_the_model_says_of_itself(
+    make_model: Make, tokenizer: Any
+) -> None:
+    model = make_model()
+    model.generation_config.eos_token_id = [7]
+    assert stop_tokens(model, tokenizer) == [
+        *tokenizer.convert_tokens_to_ids(["<|endoftext|>", "<|im_end|>"]),
+        7,
     ]
 
 
