@@ -194,11 +194,11 @@ def test_two_processes_give_the_weights_counts_and_losses_of_one(
         )
 
 
+@pytest.mark.parametrize("trained", ["ddp"], indirect=True)
 def test_normalization_by_weights_sums_them_over_the_processes(
     trained: Trained, alone: Make
 ) -> None:
-    if trained.engine != "ddp":
-        pytest.skip("refused under DeepSpeed, which keeps gradients to itself")
+    """DeepSpeed keeps gradients to itself, so that it is refused there."""
     expected, _ = alone(WEIGHTS, 8)
     for parameter, weight in trained.weights("weights").items():
         torch.testing.assert_close(weight, expected[parameter], rtol=0, atol=1e-6, msg=parameter)

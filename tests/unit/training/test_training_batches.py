@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -211,3 +212,21 @@ def test_weights_travel_with_their_tokens_and_are_one_elsewhere(make_rows: Rows)
     batches = build_batches(rows, TrainConfig(), max_length=8)
     batch = BatchCollator(pad_token_id=9, flat=True)([batches[0]])
     assert batch["token_weights"][0].tolist() == pytest.approx([0.0, 0.1, 0.2, 0.3, 1, 1, 1])
+
+
+def test_processes_come_out_even_by_empty_items_so_that_nothing_is_seen_twice(
+    make_rows: Rows,
+) -> None:
+    """Seven packs for 2 processes x 2: the eighth item holds nothing and trains nothing."""
+    batches = build_batches(make_rows([8] * 7), TrainConfig(), 8)
+    for shuffle in (False, True):
+        order = list(SeededOrder(len(batches), shuffle=shuffle, seed=3, multiple=4))
+        assert sorted(order) == list(range(8))
+        assert order[-1] == 7 == len(batches)
+    assert batches[7] == []
+    for flat in (False, True):
+        alone = BatchCollator(0, flat=flat)([batches[7]])
+        assert alone["real_tokens"] == 0
+        assert (alone["labels"] == -100).all() and alone["labels"].numel()
+        beside = BatchCollator(0, flat=flat)([batches[6], batches[7]])
+        assert torch.equal(beside["labels"], BatchCollator(0, flat=flat)([batches[6]])["labels"])
