@@ -176,9 +176,9 @@ def name_full_disk(*places: Path) -> Iterator[None]:
 
 
 def _is_full_disk(error: Exception) -> bool:
-    """Whether no space was left; safetensors and torch say so in words of their own."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Whether no space was left; safetensors, torch and shutil say so in words of their own."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return True
     return any(words in str(error) for words in _FULL_DISK_WORDS)
 
 
