@@ -82,6 +82,8 @@ def training_arguments(
         remove_unused_columns=False,
         report_to="none",  # ours: Reporter, and TensorBoard where asked for
         disable_tqdm=True,
+        log_level="error",  # a tied head is not missing from a checkpoint, for one
+        log_level_replica="error",
         seed=job.seed,
         data_seed=job.seed,
         deepspeed=job.deepspeed,

@@ -61,7 +61,7 @@ def launch(task: TrainingTask, config: LaunchConfig, log: Log) -> TrainResult:
             f"one process. Set launch.processes={gpus}."
         )
     threads = max(1, (os.cpu_count() or 1) // config.processes)
-    environment = {"OMP_NUM_THREADS": str(threads), "LOGLEVEL": "CRITICAL"}  # torchrun's level
+    environment = {"OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory(dir=task.root, prefix=".launch.") as name:
         folder = Path(name)
         write_json(folder / TASK_NAME, {"task": asdict(task), "parent": os.getpid()})

@@ -5,6 +5,7 @@ It ends with the process that started it, and leaves behind how its workers ende
 
 from __future__ import annotations
 
+import logging
 import sys
 from pathlib import Path
 
@@ -22,6 +23,7 @@ def main(folder: Path, processes: int, parent: int) -> int:
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    logging.disable(logging.ERROR)  # what it reports, the stage's process tells in its words
     try:
         run.main(
             [

@@ -65,12 +65,13 @@ def _leave(code: int) -> NoReturn:
 
 def _perform(folder: Path, task: Mapping[str, Any], rank: int) -> None:
     import torch
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils.logging import disable_progress_bar, set_verbosity_error
 
     from ytrainer_core.training.deepspeed import compile_nothing
     from ytrainer_core.training.work import TrainingTask, perform
 
     disable_progress_bar()
+    set_verbosity_error()
     device = None
     if torch.cuda.is_available():
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
