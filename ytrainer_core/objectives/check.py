@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
+from torch._subclasses import FakeTensor
 
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.objectives.head import with_projection
@@ -37,9 +38,11 @@ def check_logits(model: Any, plain_forward: Callable[..., Any]) -> None:
     """Raise ConfigError where the model's own logits are not those of its head as we read it.
 
     Catches any scaling that `logit_scale` and `logit_softcap` do not know. Leaves modes and
-    random states as they were; skips a model whose weights are not here (sharded, meta).
+    random states as they were; skips a model whose weights are not here (sharded, meta, fake).
     """
-    if any(p.is_meta or hasattr(p, "ds_id") for p in model.parameters()):
+    if any(
+        p.is_meta or isinstance(p, FakeTensor) or hasattr(p, "ds_id") for p in model.parameters()
+    ):
         return
     device = model.get_input_embeddings().weight.device
     generator = torch.Generator().manual_seed(0)

@@ -292,7 +292,7 @@ def train(
         if job.train.batching == "packed":
             for packed in filter(None, (model, teacher)):
                 check_isolation(packed, flat=flat)
-        stack.enter_context(_objective(model, job.objective, teacher))
+        stack.enter_context(objective_attached(model, job.objective, teacher))
         if job.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
@@ -398,7 +398,7 @@ class _Weighted(Sequence[TokenRow]):
 
 
 @contextlib.contextmanager
-def _objective(model: Any, config: ObjectiveConfig, teacher: Any) -> Iterator[None]:
+def objective_attached(model: Any, config: ObjectiveConfig, teacher: Any) -> Iterator[None]:
     """The objective under the model's forward while it trains."""
     reference = None
     if OBJECTIVES[config.name].reference and not hasattr(model, "disable_adapter"):

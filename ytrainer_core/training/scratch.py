@@ -99,6 +99,28 @@ def read_chat_template(path: str) -> str:
     return template
 
 
+def model_shape(config: ArchitectureConfig, tokenizer: Any) -> Any:
+    """The Qwen3Config of a model of this architecture for a tokenizer."""
+    from transformers import Qwen3Config
+
+    return Qwen3Config(
+        vocab_size=len(tokenizer),
+        hidden_size=config.hidden_size,
+        intermediate_size=config.intermediate_size,
+        num_hidden_layers=config.num_hidden_layers,
+        num_attention_heads=config.num_attention_heads,
+        num_key_value_heads=config.num_key_value_heads,
+        head_dim=config.head_dim,
+        max_position_embeddings=config.max_position_embeddings,
+        rope_theta=config.rope_theta,
+        tie_word_embeddings=config.tie_word_embeddings,
+        initializer_range=config.initializer_range,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=None,
+    )
+
+
 def new_model(config: ArchitectureConfig, tokenizer: Any, seed: int) -> Any:
     """A Qwen3 model with random weights in float32, on the GPU where there is one.
 
@@ -106,28 +128,11 @@ def new_model(config: ArchitectureConfig, tokenizer: Any, seed: int) -> Any:
     its answers at the end of a turn and at the end of a text, wherever it is served.
     """
     import torch
-    from transformers import GenerationConfig, Qwen3Config, Qwen3ForCausalLM
+    from transformers import GenerationConfig, Qwen3ForCausalLM
 
     torch.manual_seed(seed)
     with torch.device("cpu"):
-        model = Qwen3ForCausalLM(
-            Qwen3Config(
-                vocab_size=len(tokenizer),
-                hidden_size=config.hidden_size,
-                intermediate_size=config.intermediate_size,
-                num_hidden_layers=config.num_hidden_layers,
-                num_attention_heads=config.num_attention_heads,
-                num_key_value_heads=config.num_key_value_heads,
-                head_dim=config.head_dim,
-                max_position_embeddings=config.max_position_embeddings,
-                rope_theta=config.rope_theta,
-                tie_word_embeddings=config.tie_word_embeddings,
-                initializer_range=config.initializer_range,
-                eos_token_id=tokenizer.eos_token_id,
-                pad_token_id=tokenizer.pad_token_id,
-                bos_token_id=None,
-            )
-        )
+        model = Qwen3ForCausalLM(model_shape(config, tokenizer))
     ends = [tokenizer.convert_tokens_to_ids(end_of_turn(tokenizer)), tokenizer.eos_token_id]
     model.generation_config = GenerationConfig(
         eos_token_id=list(dict.fromkeys(ends)), pad_token_id=tokenizer.pad_token_id
