@@ -107,7 +107,8 @@ def main(folder: Path, engine: str) -> None:
     for case in json.loads((folder / "cases.json").read_text())[engine]:
         train_case(folder, engine, case)
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
+    sys.stdout.flush()
+    os._exit(0)  # as worker.py does
 
 
 if __name__ == "__main__":

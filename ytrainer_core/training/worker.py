@@ -27,7 +27,7 @@ _PATIENCE = timedelta(minutes=30)
 """How long processes wait for one another: one may hash a large checkpoint."""
 
 
-def main(folder: Path) -> int:
+def main(folder: Path) -> NoReturn:
     """Perform the task as one process of it; the exit code is that of its failure, or 0."""
     tree = json.loads((folder / TASK_NAME).read_text(encoding="utf-8"))
     for process in (tree["parent"], os.getppid()):
@@ -44,7 +44,7 @@ def main(folder: Path) -> int:
     except Exception:
         _tell(folder, rank, "", traceback.format_exc())
         _leave(YTrainerError.exit_code)
-    return 0
+    _leave(0)
 
 
 def _quiet_libraries() -> None:
@@ -57,7 +57,11 @@ def _quiet_libraries() -> None:
 
 
 def _leave(code: int) -> NoReturn:
-    """End at once: torch's ways out wait for the other processes, or abort without them."""
+    """End at once, without torch's own way out.
+
+    After an error it waits for the other processes; after success gloo's threads, which lose
+    their peers one by one, abort the interpreter now and then.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -93,7 +97,6 @@ def _perform(folder: Path, task: Mapping[str, Any], rank: int) -> None:
     except Cancelled as error:  # no failure: torchrun shall not kill the others for it
         _tell(folder, rank, type(error).__name__, *error.faults)
     torch.distributed.barrier()
-    torch.distributed.destroy_process_group()
 
 
 def _tell(folder: Path, rank: int, kind: str, *faults: str) -> None:
@@ -101,4 +104,4 @@ def _tell(folder: Path, rank: int, kind: str, *faults: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1])))
+    main(Path(sys.argv[1]))
