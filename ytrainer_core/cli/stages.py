@@ -13,7 +13,13 @@ import typer
 
 from ytrainer_core.cli.arguments import AsJson, Inputs, Words, named_inputs, stage_config
 from ytrainer_core.cli.console import err, out, print_summary, relative
-from ytrainer_core.config import STAGE_CONFIGS, SftConfig, StageConfig, dump_json
+from ytrainer_core.config import (
+    STAGE_CONFIGS,
+    PretrainConfig,
+    SftConfig,
+    StageConfig,
+    dump_json,
+)
 from ytrainer_core.errors import ConfigError, DataError
 from ytrainer_core.files import atomic_folder, home
 
@@ -92,18 +98,24 @@ def output_folder(name: str, config: StageConfig) -> Path:
     return folder
 
 
-def show(stage: str, words: Words = None) -> None:
-    """The resolved config and what the stage would do; runs nothing."""
-    from ytrainer_core.training.estimate import estimate
-
+def show(
+    stage: str,
+    words: Words = None,
+    no_probe: bool = typer.Option(
+        False, "--no-probe", help="Do not load the model to measure the time of a step."
+    ),
+) -> None:
+    """The resolved config and what the stage would take: steps, memory, time; trains nothing."""
     config = stage_config(stage, words)
     print(dump_json(config), end="")
-    if isinstance(config, SftConfig):
+    if isinstance(config, SftConfig | PretrainConfig):
         from ytrainer_core.demo.resources import resolve
         from ytrainer_core.stages.run import quiet_libraries
+        from ytrainer_core.training.estimate import estimate
 
         quiet_libraries()
-        print_summary(f"{stage}, estimated", estimate(resolve(config)))
+        told = estimate(resolve(config), with_probe=not no_probe).summary()
+        print_summary(f"{stage}, estimated", told)
 
 
 def preview(

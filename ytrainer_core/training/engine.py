@@ -32,6 +32,7 @@ from ytrainer_core.training import callbacks
 from ytrainer_core.training.arguments import training_arguments
 from ytrainer_core.training.batches import (
     BatchCollator,
+    Batches,
     SeededOrder,
     TokenRow,
     build_batches,
@@ -285,7 +286,7 @@ def train(
     )
     resume_from = newest_complete(checkpoints) if job.train.resume != "never" else None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_named_failures())
+        stack.enter_context(_named_failures(lambda: _advice(model, job, batches)))
         flat = stack.enter_context(packed_attention(model, job.attn_implementation))
         if teacher is not None:
             stack.enter_context(packed_attention(teacher, job.attn_implementation))
@@ -445,20 +446,35 @@ def to_list(parts: Sequence[Tensor]) -> list[float]:
 
 
 OUT_OF_MEMORY = (
-    "out of memory. In this order: train.per_device_batch_size=1, "
-    "train.gradient_checkpointing=true, a smaller train.pack_length, a smaller "
-    "objective.chunk_tokens, lora.rank > 0. `ytrainer show` tells what each part takes."
+    "In this order: train.per_device_batch_size=1, train.gradient_checkpointing=true, a smaller "
+    "train.pack_length, a smaller objective.chunk_tokens, lora.rank > 0"
 )
+"""What to turn where it cannot be counted what each would save."""
+
+
+def _advice(model: Any, job: TrainJob, batches: Batches) -> str:
+    """The knobs that lower this training's memory, each with what it saves."""
+    try:
+        from ytrainer_core.training.estimate import plan_in_training
+        from ytrainer_core.training.memory import remedies
+
+        found = remedies(plan_in_training(model, job, batches, _processes()))
+    except Exception:  # advice must not hide what it is about
+        found = []
+    return f"For this training {'; '.join(map(str, found))}" if found else OUT_OF_MEMORY
 
 
 @contextlib.contextmanager
-def _named_failures() -> Iterator[None]:
+def _named_failures(advice: Callable[[], str]) -> Iterator[None]:
     """Turn what a user can act on into errors with a remedy."""
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise YTrainerError(f"the GPU ran {OUT_OF_MEMORY}") from error
-    except (MemoryError, RuntimeError) as error:
-        if isinstance(error, MemoryError) or "can't allocate memory" in str(error):
-            raise YTrainerError(f"this machine ran {OUT_OF_MEMORY}") from error
-        raise
+    except (torch.cuda.OutOfMemoryError, MemoryError, RuntimeError) as error:
+        on_gpu = isinstance(error, torch.cuda.OutOfMemoryError)
+        on_cpu = isinstance(error, MemoryError) or "can't allocate memory" in str(error)
+        if not on_gpu and not on_cpu:
+            raise
+        raise YTrainerError(
+            f"{'the GPU' if on_gpu else 'this machine'} ran out of memory. {advice()}. "
+            "`ytrainer show` tells what each part takes."
+        ) from error

@@ -105,20 +105,20 @@ def rehearse(
             inputs["token_weights"] = torch.empty(inputs["labels"].shape, device=device)
         for _ in range(2 if accumulated else 1):
             memory.start()
-            with memory.head_after(model):
-                with torch.autocast(device, dtype=job.dtype if low else None, enabled=low):
-                    outputs = model(**inputs, num_items_in_batch=batch.targets)
+            lower = torch.autocast(device, dtype=job.dtype if low else None, enabled=low)
+            with memory.head_after(model), lower:
+                outputs = model(**inputs, num_items_in_batch=batch.targets)
             memory.kind = "backward"
             outputs.loss.backward()
             del outputs
         return memory.greatest()
 
 
-class _Memory(TorchDispatchMode):
+class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts storages by kind while they live, and keeps the counts of the greatest moment."""
 
     def __init__(self, gradient_bytes: set[int]) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.kind = "weights"
         self._gradient_bytes = gradient_bytes
         self._seen: Any = WeakIdKeyDictionary()
