@@ -119,7 +119,7 @@ def make_job() -> Callable[..., Any]:
         OptimConfig,
         TrainConfig,
     )
-    from ytrainer_core.training.engine import TrainJob
+    from ytrainer_core.training.job import TrainJob
 
     def make(
         objective: dict[str, Any] | None = None,

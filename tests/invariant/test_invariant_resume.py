@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from ytrainer_core.config import LoraConfig
-from ytrainer_core.training.engine import TrainResult, train
+from ytrainer_core.training.engine import train
+from ytrainer_core.training.job import TrainResult
 from ytrainer_core.training.model import add_lora
 
 Make = Callable[..., Any]

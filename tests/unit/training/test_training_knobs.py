@@ -18,7 +18,8 @@ from ytrainer_core.scoring.signals import mean_nll
 from ytrainer_core.training.arguments import accumulation_steps
 from ytrainer_core.training.batches import build_batches
 from ytrainer_core.training.documents import DOCUMENTS
-from ytrainer_core.training.engine import TrainResult, train
+from ytrainer_core.training.engine import train
+from ytrainer_core.training.job import TrainResult
 from ytrainer_core.training.model import (
     BaseReference,
     ModelCard,
