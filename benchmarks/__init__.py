@@ -1,0 +1,1 @@
+"""Benchmarks: one file per claim that the README makes, each printing ratios of one run."""
