@@ -29,10 +29,6 @@ from ytrainer_core.training.documents import packed_attention
 from ytrainer_core.training.engine import objective_attached
 from ytrainer_core.training.job import TrainJob
 
-LARGEST_ON_HEAP = 32 * 2**20
-"""Bytes up to which glibc's malloc may take a tensor from its heap (mallopt(3), M_MMAP_THRESHOLD);
-larger ones are pages of their own, which go back to the system at once."""
-
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -55,14 +51,12 @@ class Rehearsed:
     """Bytes that live at the greatest moment of a micro-batch, by what they are.
 
     weights: of all models at hand. gradients: of the trained weights, with those being formed.
-    on_heap: how much of activations and logits chunk is in tensors of at most LARGEST_ON_HEAP.
     """
 
     weights: int
     gradients: int
     activations: int
     logits_chunk: int
-    on_heap: int
 
 
 def rehearse(
@@ -99,6 +93,7 @@ def rehearse(
         if job.train.gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
             model.enable_input_require_grads()
+        memory.kind = "activations"
         low = autocast and job.dtype != torch.float32
         inputs = _inputs(batch, device, flat=flat, told=device == "cpu" or not low)
         if OBJECTIVES[job.objective.name].base_nll:
@@ -144,8 +139,6 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
         elif kind == "backward":  # recomputed, or on the way between two layers
             kind = "activations"
         changes = Counter({kind: size, "total": size})
-        if kind in ("activations", "logits_chunk") and size <= LARGEST_ON_HEAP:
-            changes["on_heap"] = size
         self._seen[storage] = True
         self._now.update(changes)
         weakref.finalize(storage, self._now.subtract, changes)
@@ -153,7 +146,7 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
             self._peak = self._now.copy()
 
     def start(self) -> None:
-        """A micro-batch begins; what is there now is weights, gradients and inputs."""
+        """A micro-batch begins; what is there now is weights, inputs and earlier gradients."""
         self.kind = "activations"
         self._peak = self._now.copy()
 
@@ -172,7 +165,7 @@ class _Memory(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def greatest(self) -> Rehearsed:
         """What lived at the greatest moment since `start`."""
-        names = ("weights", "gradients", "activations", "logits_chunk", "on_heap")
+        names = ("weights", "gradients", "activations", "logits_chunk")
         return Rehearsed(**{name: self._peak[name] for name in names})
 
 
