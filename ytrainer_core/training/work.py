@@ -7,7 +7,6 @@ it needs is a plain record, so that it can be handed over.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -124,7 +123,7 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
             logits = probe_logits(model, probe)  # every forward pass takes all processes
         else:
             weights = logits = None
-        if int(os.environ.get("RANK", "0")) == 0:
+        if not torch.distributed.is_initialized() or torch.distributed.get_rank() == 0:
             with atomic_folder(folder) as scratch:
                 save_trained(model, tokenizer, scratch, card, probe, weights=weights, logits=logits)
 
