@@ -88,7 +88,7 @@ class AsftConfig(Section):
     """ASFT: weight p, plus a KL anchor to the base model (arXiv 2509.23753)."""
 
     kl_coefficient: NonNegative = 0.05
-    """Factor on KL(base || model) per token."""
+    """Factor on the divergence of the model from its base, KL(base, model), per token."""
 
 
 class DistillationConfig(Section):
