@@ -16,6 +16,8 @@ from ytrainer_core.training.documents import packed_attention
 from ytrainer_core.training.engine import train
 from ytrainer_core.training.model import add_lora
 
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+
 Make = Callable[..., Any]
 LENGTHS = [9, 14, 5, 11, 7]
 
