@@ -6,8 +6,8 @@
 
 naive: token groups as the published trainer forms them: for every 10 target tokens the whole row
 goes through the model, logits for all of its positions, NLIRG weights on the group's tokens, one
-AdamW step; rows in order, 2 epochs. Its learning rate is to be the best of three for its own last loss
-(see SETTINGS).
+AdamW step; rows in order, 2 epochs. Its learning rate is to be the best of three for its own
+last loss (see SETTINGS).
 exact: our token groups; same groups, same steps, same learning rate, so the same losses.
 fast:  ours too, but one step a packed batch, with a larger learning rate and more epochs.
 
