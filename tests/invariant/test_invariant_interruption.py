@@ -1,113 +1,85 @@
 """Killed, asked to stop, started again: the weights are those of a training nobody disturbed.
 
-Every training here is a process of its own, forked so that it need not import torch again,
-and ended by a real signal.
+Every training here is a process of its own, ended by a real signal. They are forked from a
+server that has imported torch and run nothing, since a process that has trained cannot be forked.
 """
 
 from __future__ import annotations
 
 import json
-import os
+import multiprocessing
 import random
 import signal
 import time
-import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from interruption_worker import LENGTHS, PROMPT, work
+from safetensors.torch import load_file
 
-from ytrainer_core.config import LoraConfig
 from ytrainer_core.errors import Cancelled
 from ytrainer_core.training.checkpoints import newest_complete
-from ytrainer_core.training.engine import train
-from ytrainer_core.training.model import add_lora
 
-Make = Callable[..., Any]
+PRELOADED = [
+    "peft",
+    "ytrainer_core.training.engine",
+    "ytrainer_core.training.model",
+    "ytrainer_core.training.scratch",
+    "transformers.models.qwen3.modeling_qwen3",
+]
 KILLS = 20
 STEPS = 200
-SAVE_STEPS = 3
-LENGTHS = [17, 32, 18, 31, 20, 29, 22]  # one pack each: seven steps an epoch
 
 
 class Training:
-    """One training in a folder; `start` forks a process that works on it."""
+    """One training in a folder; `start` makes a process that works on it."""
 
-    def __init__(self, folder: Path, make: Callable[[], Any], run: Callable[..., Any]) -> None:
-        self.folder, self._make, self._run = folder, make, run
-        self._steps = folder / "steps"
+    def __init__(self, folder: Path, kind: str, steps: int) -> None:
+        self.folder, self._kind, self._steps = folder, kind, steps
         folder.mkdir()
+        self._processes = multiprocessing.get_context("forkserver")
+        self._processes.set_forkserver_preload(PRELOADED)
 
-    def start(self) -> int:
-        """Process id. It writes its step into a file, and its weights at the end."""
-        pid = os.fork()
-        if pid:
-            return pid
-        code = 1
-        try:
-            model = self._make()
-            self._run(model, self.folder / "work", self._step)
-            weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
-            save_file(weights, self.folder / "weights.safetensors")
-            code = 0
-        except Cancelled as error:
-            (self.folder / "said").write_text(str(error))
-            code = error.exit_code
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(code)
+    def start(self) -> BaseProcess:
+        """A process that begins, or goes on from the newest checkpoint."""
+        process = self._processes.Process(
+            target=work, args=(self.folder, self._kind, self._steps), daemon=True
+        )
+        process.start()
+        return process
 
-    def _step(self, metrics: Mapping[str, float], step: int) -> None:
-        self._steps.write_text(str(step))
-
-    def wait_for(self, step: int, pid: int) -> None:
+    def wait_for(self, step: int, process: BaseProcess) -> None:
         """Until the process has logged that step; fails where it ends or stands still."""
         deadline = time.monotonic() + 60
         while self.step() < step:
-            assert os.waitpid(pid, os.WNOHANG) == (0, 0), "the training ended"
+            assert process.exitcode is None, "the training ended"
             assert time.monotonic() < deadline, f"no step {step} within a minute"
             time.sleep(0.002)
 
     def step(self) -> int:
         """The step that was logged last."""
-        text = self._steps.read_text() if self._steps.exists() else ""
-        return int(text or 0)
+        file = self.folder / "steps"
+        return int((file.read_text() if file.exists() else "") or 0)
 
     def finish(self) -> dict[str, torch.Tensor]:
         """Let it run to its end."""
-        assert os.waitstatus_to_exitcode(os.waitpid(self.start(), 0)[1]) == 0
+        assert ended(self.start()) == 0
         return load_file(self.folder / "weights.safetensors")
 
 
+def ended(process: BaseProcess) -> int | None:
+    """Exit code of a process that ends soon; the negative signal where one killed it."""
+    process.join(120)
+    return process.exitcode
+
+
 @pytest.fixture
-def training(make_model: Make, make_rows: Make, make_job: Make, tokenizer: Any, tmp_path: Path):
-    """training(name, kind, steps) -> Training with dropout, shuffled, at a falling rate."""
-
-    def make(name: str, kind: str, steps: int = STEPS) -> Training:
-        def model() -> Any:
-            plain = make_model(num_hidden_layers=1)
-            if kind == "full":
-                return plain
-            torch.manual_seed(0)
-            return add_lora(plain, LoraConfig(rank=4, dropout=0.1))
-
-        job = make_job(
-            max_steps=steps,
-            save_steps=SAVE_STEPS,
-            gradient_accumulation_steps=2,
-            optim={"lr_scheduler": "cosine", "warmup_steps": 2},
-        )
-
-        def run(model: Any, folder: Path, log: Any) -> None:
-            train(model, tokenizer, make_rows(LENGTHS), job, checkpoints=folder, log=log)
-
-        return Training(tmp_path / name, model, run)
-
-    return make
+def training(tmp_path: Path) -> Callable[..., Training]:
+    """training(name, kind, steps) -> Training."""
+    return lambda name, kind, steps=STEPS: Training(tmp_path / name, kind, steps)
 
 
 def assert_equal_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:
@@ -124,11 +96,11 @@ def test_killed_at_twenty_random_moments_it_ends_with_the_same_weights(
     killed = training("killed", kind)
     moments = random.Random(kind)
     for _ in range(KILLS):
-        pid = killed.start()
-        killed.wait_for(killed.step() + moments.randint(1, 8), pid)
+        process = killed.start()
+        killed.wait_for(killed.step() + moments.randint(1, 8), process)
         time.sleep(moments.random() * 0.02)  # within a step, or while a checkpoint is written
-        os.kill(pid, signal.SIGKILL)
-        assert os.WIFSIGNALED(os.waitpid(pid, 0)[1])
+        process.kill()
+        assert ended(process) == -signal.SIGKILL
     assert newest_complete(killed.folder / "work") is not None
     assert_equal_bits(killed.finish(), straight)
 
@@ -140,10 +112,10 @@ def test_sigterm_writes_a_checkpoint_and_the_next_start_goes_on_from_it(
     straight = training("straight", kind, 60).finish()
     stopped = training("stopped", kind, 60)
     for wait in (10, 37):
-        pid = stopped.start()
-        stopped.wait_for(wait, pid)
-        os.kill(pid, signal.SIGTERM)
-        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == Cancelled.exit_code
+        process = stopped.start()
+        stopped.wait_for(wait, process)
+        process.terminate()
+        assert ended(process) == Cancelled.exit_code
         said = (stopped.folder / "said").read_text()
         checkpoint = newest_complete(stopped.folder / "work")
         assert checkpoint is not None and checkpoint.name == f"checkpoint-{stopped.step()}"
@@ -157,13 +129,13 @@ def test_what_was_counted_before_the_interruption_counts(
     """The checkpoint knows the targets of all steps before it, over all starts."""
     stopped = training("stopped", "full")
     for wait in (10, 20):
-        pid = stopped.start()
-        stopped.wait_for(wait, pid)
-        os.kill(pid, signal.SIGTERM)
-        os.waitpid(pid, 0)
+        process = stopped.start()
+        stopped.wait_for(wait, process)
+        process.terminate()
+        ended(process)
     checkpoint = newest_complete(stopped.folder / "work")
     counters = json.loads((checkpoint / "ytrainer-counters.json").read_text())
     epochs, rest = divmod(stopped.step(), 4)  # four steps an epoch: 2 + 2 + 2 + 1 packs
-    targets = sum(LENGTHS) - 2 * len(LENGTHS)
+    targets = sum(LENGTHS) - PROMPT * len(LENGTHS)
     assert epochs * targets <= counters["target_tokens"] < (epochs + 1) * targets
     assert rest or counters["target_tokens"] == epochs * targets

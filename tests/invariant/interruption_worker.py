@@ -1,0 +1,95 @@
+"""What the processes of test_invariant_interruption do."""
+
+from __future__ import annotations
+
+import os
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from ytrainer_core.config import (
+    ArchitectureConfig,
+    DataConfig,
+    LoraConfig,
+    ObjectiveConfig,
+    OptimConfig,
+    TrainConfig,
+)
+from ytrainer_core.errors import Cancelled
+from ytrainer_core.training.engine import train
+from ytrainer_core.training.job import TrainJob
+from ytrainer_core.training.model import add_lora
+from ytrainer_core.training.scratch import new_model, train_tokenizer
+
+LENGTHS = [17, 32, 18, 31, 20, 29, 22]
+"""Tokens of the rows, one pack each; two packs a step make four steps an epoch."""
+
+PROMPT = 2
+SAVE_STEPS = 3
+
+
+def work(folder: Path, kind: str, steps: int) -> None:
+    """Train with dropout, shuffled, at a falling rate; writes its steps, its weights at the end."""
+    torch.set_num_threads(1)
+    code = 1
+    try:
+        model, tokenizer = _model(kind)
+
+        def log(metrics: Mapping[str, float], step: int) -> None:
+            (folder / "steps").write_text(str(step))
+
+        train(model, tokenizer, _rows(), _job(steps), checkpoints=folder / "work", log=log)
+        weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
+        save_file(weights, folder / "weights.safetensors")
+        code = 0
+    except Cancelled as error:
+        (folder / "said").write_text(str(error))
+        code = error.exit_code
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(code)
+
+
+def _model(kind: str) -> tuple[Any, Any]:
+    shape = ArchitectureConfig(
+        vocab_size=300,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        initializer_range=0.2,
+    )
+    tokenizer = train_tokenizer(["What is the answer to the question?"] * 9, shape)
+    model = new_model(shape, tokenizer, 0)
+    if kind == "lora":
+        torch.manual_seed(0)
+        model = add_lora(model, LoraConfig(rank=4, dropout=0.1))
+    return model, tokenizer
+
+
+def _rows() -> list[dict[str, list[int]]]:
+    generator = torch.Generator().manual_seed(0)
+    rows = []
+    for length in LENGTHS:
+        ids = torch.randint(3, 250, (length,), generator=generator).tolist()
+        rows.append({"input_ids": ids, "labels": [-100] * PROMPT + ids[PROMPT:]})
+    return rows
+
+
+def _job(steps: int) -> TrainJob:
+    return TrainJob(
+        DataConfig(max_length=32),
+        ObjectiveConfig(),
+        OptimConfig(learning_rate=1e-3, lr_scheduler="cosine", warmup_steps=2),
+        TrainConfig(
+            max_steps=steps, save_steps=SAVE_STEPS, gradient_accumulation_steps=2, logging_steps=1
+        ),
+        seed=7,
+    )
