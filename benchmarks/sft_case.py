@@ -163,11 +163,11 @@ def _trained(seconds: float, tokens: int, history: Sequence[dict[str, float]]) -
 def _mfu(model: Any, rows: Sequence[Row], targets: int, seconds: float) -> float:
     import torch
 
-    from ytrainer_core.training.flops import mfu
+    from ytrainer_core.training.flops import Throughput, mfu
 
     lengths = [len(row["input_ids"]) for row in rows]
     seen = sum(length**2 for length in lengths) / sum(lengths)
-    return mfu(model, sum(lengths), targets, seconds, seen, dtype=torch.bfloat16)
+    return mfu(model, Throughput(sum(lengths), targets, seconds, seen), torch.bfloat16)
 
 
 if __name__ == "__main__":

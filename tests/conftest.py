@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiny import SHAPE
 
 HOME = "YTRAINER_HOME"
 
@@ -47,26 +48,12 @@ def tokenizer() -> Any:
 
 @pytest.fixture(scope="session")
 def make_model(tokenizer: Any) -> Callable[..., Any]:
-    """make_model(seed=0, attention="sdpa", **changes of ArchitectureConfig) -> Qwen3, fp32, CPU.
-
-    Weights are ten times larger than usual, so that a token depends visibly on all before it.
-    """
+    """make_model(seed=0, attention="sdpa", **changes of tiny.SHAPE) -> Qwen3, fp32."""
     from ytrainer_core.config import ArchitectureConfig
     from ytrainer_core.training.scratch import new_model
 
     def make(seed: int = 0, attention: str = "sdpa", **changes: Any) -> Any:
-        shape = {
-            "vocab_size": 300,
-            "hidden_size": 32,
-            "intermediate_size": 64,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 2,
-            "num_key_value_heads": 1,
-            "head_dim": 16,
-            "max_position_embeddings": 256,
-            "initializer_range": 0.2,
-        }
-        model = new_model(ArchitectureConfig(**(shape | changes)), tokenizer, seed).cpu()
+        model = new_model(ArchitectureConfig(**(SHAPE | changes)), tokenizer, seed).cpu()
         model.set_attn_implementation(attention)
         return model.eval()
 

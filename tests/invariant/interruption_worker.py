@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from tiny import SHAPE
 
 from ytrainer_core.config import (
     ArchitectureConfig,
@@ -56,16 +57,7 @@ def work(folder: Path, kind: str, steps: int) -> None:
 
 
 def _model(kind: str) -> tuple[Any, Any]:
-    shape = ArchitectureConfig(
-        vocab_size=300,
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=1,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        initializer_range=0.2,
-    )
+    shape = ArchitectureConfig.model_validate(SHAPE | {"num_hidden_layers": 1})
     tokenizer = train_tokenizer(["What is the answer to the question?"] * 9, shape)
     model = new_model(shape, tokenizer, 0)
     if kind == "lora":

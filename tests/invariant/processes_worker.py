@@ -69,7 +69,7 @@ def train_case(folder: Path, engine: str, case: dict[str, Any]) -> None:
         if step == case.get("stop_at"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    def deliver() -> None:
+    def save() -> None:
         own = {name: p.detach().clone() for name, p in model.named_parameters()}
         gathered = gathered_state(model, only_trained=case["kind"] != "full")
         state.update(own if gathered is None else gathered)
@@ -85,7 +85,7 @@ def train_case(folder: Path, engine: str, case: dict[str, Any]) -> None:
             checkpoints=folder / engine / case["folder"],
             log=log,
             eval_rows=rows[:5],
-            deliver=deliver,
+            save=save,
         )
         outcome = {
             "target_tokens": result.target_tokens,

@@ -111,6 +111,14 @@ def row_of(record: dict[str, Any]) -> Row:
     return Row(record["origin"], turns, record["text"])
 
 
+def row_texts(dataset: datasets.Dataset) -> Iterator[str]:
+    """Every text of a split: raw ones and the contents of messages."""
+    for record in dataset:
+        yield record["text"]
+        for message in record["messages"]:
+            yield message["content"]
+
+
 def raw_text(record: dict[str, Any]) -> str:
     """A stored row as a person reads it: its text, or its messages as JSON."""
     return str(record["text"]) or json.dumps(record["messages"], ensure_ascii=False)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from ytrainer_core.config import PretrainConfig
+from ytrainer_core.data.corpus import row_texts
 from ytrainer_core.files import atomic_folder
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 from ytrainer_core.stages.common import corpus_for, record_lineage
@@ -29,7 +28,7 @@ def pretrain(config: PretrainConfig, context: StageContext) -> StageResult:
     def initial(root: Path) -> Path:
         folder = root / INITIAL_NAME
         if not folder.exists():
-            tokenizer = train_tokenizer(_texts(corpus.train), config.architecture)
+            tokenizer = train_tokenizer(row_texts(corpus.train), config.architecture)
             with atomic_folder(folder) as scratch:
                 new_model(config.architecture, tokenizer, config.seed).save_pretrained(scratch)
                 tokenizer.save_pretrained(scratch)
@@ -37,13 +36,6 @@ def pretrain(config: PretrainConfig, context: StageContext) -> StageResult:
 
     nothing = BaseReference("", "", "")
     return train_and_deliver(config, context, work, corpus, nothing, initial)
-
-
-def _texts(dataset: Any) -> Iterator[str]:
-    for row in dataset:
-        yield row["text"]
-        for message in row["messages"]:
-            yield message["content"]
 
 
 STAGE = Stage(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -107,8 +108,6 @@ def refuse_changed(config: SftConfig | PretrainConfig, work: Work, root: Path) -
 
     Raises ConfigError that names what differs.
     """
-    import sys
-
     if config.train.resume == "never" or checkpoints.newest_complete(root):
         return
     relative = checkpoints.unfinished_relative(work)

@@ -49,6 +49,7 @@ class Batches(Dataset[list[Pack]]):
     ) -> None:
         self._rows = _as_numpy(rows)
         self._pieces, self._items = pieces, items
+        self._sizes = pieces[:, 2] - pieces[:, 1]
         self.whole = whole
         """Whether an item is a whole micro-batch, and not one of per_device_batch_size packs."""
 
@@ -79,17 +80,16 @@ class Batches(Dataset[list[Pack]]):
     @property
     def tokens(self) -> int:
         """Tokens of one epoch that go through the model, padding excluded."""
-        return int((self._pieces[:, 2] - self._pieces[:, 1]).sum())
+        return int(self._sizes.sum())
 
     def lengths(self, index: int) -> list[list[int]]:
         """Tokens of every document of an item, by pack; nothing is read from disk."""
-        sizes = self._pieces[:, 2] - self._pieces[:, 1]
-        return [sizes[list(pack)].tolist() for pack in self._items[index]]
+        return [self._sizes[list(pack)].tolist() for pack in self._items[index]]
 
     @property
     def context_length(self) -> float:
         """Tokens of the piece that the average token stands in."""
-        lengths = (self._pieces[:, 2] - self._pieces[:, 1]).astype(float)
+        lengths = self._sizes.astype(float)
         return float((lengths**2).sum() / lengths.sum())
 
 
@@ -207,6 +207,11 @@ def _fill(sizes: Sequence[int], budget: int, *, pad: bool) -> list[list[int]]:
             total = longest = size
         groups[-1].append(number)
     return groups
+
+
+def count_targets(rows: Sequence[TokenRow]) -> int:
+    """Labels of all rows that are trained."""
+    return sum(int(np.count_nonzero(labels != IGNORED)) for labels in _labels(rows))
 
 
 def _labels(rows: Sequence[TokenRow]) -> Iterator[npt.NDArray[np.int64]]:

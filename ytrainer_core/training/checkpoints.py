@@ -19,7 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ytrainer_core.errors import CheckpointError
 from ytrainer_core.files import (
@@ -35,7 +35,6 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_NAME = "ytrainer-checkpoint.json"
 _STEP = re.compile(r"checkpoint-(\d+)$")
-
 
 WORK_NAME = "work.json"
 FINISHED_NAME = "finished.json"
@@ -207,9 +206,13 @@ def start_anew(root: Path) -> None:
 def forget_deleted() -> None:
     """Drop finished models whose delivered copies were deleted, so that they hold no space."""
     for note in (home() / "checkpoints").glob(f"*/{DELIVERED_NAME}"):
-        weights = list((note.parent / MODEL_NAME).glob("*.safetensors"))
-        if all(file.stat().st_nlink == 1 for file in weights):
-            shutil.rmtree(note.parent)
+        root = note.parent
+        with _lock_file(root) as lock:
+            if not _lock_now(lock):
+                continue  # it is being delivered
+            weights = list((root / MODEL_NAME).glob("*.safetensors"))
+            if all(file.stat().st_nlink == 1 for file in weights):
+                shutil.rmtree(root)
 
 
 def deliver(root: Path, model: Path, epochs: Path) -> None:
@@ -243,18 +246,29 @@ def exclusive(root: Path) -> Iterator[Path]:
 
     Raises CheckpointError where another living process holds it.
     """
-    root.mkdir(parents=True, exist_ok=True)
-    with root.with_suffix(".lock").open("w") as lock:
+    root.parent.mkdir(parents=True, exist_ok=True)
+    with _lock_file(root) as lock:
         deadline = time.monotonic() + _LOCK_SECONDS
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError as error:
-                if time.monotonic() > deadline:
-                    raise CheckpointError(
-                        f"{root}: another process trains the same config on the same corpus. "
-                        "Wait for it, or change the seed to train beside it."
-                    ) from error
-                time.sleep(0.2)
+        while not _lock_now(lock):
+            if time.monotonic() > deadline:
+                raise CheckpointError(
+                    f"{root}: another process trains the same config on the same corpus. "
+                    "Wait for it, or change the seed to train beside it."
+                )
+            time.sleep(0.2)
+        root.mkdir(exist_ok=True)
         yield root
+
+
+def _lock_file(root: Path) -> IO[str]:
+    """The file whose lock, held while it is open, is that of the work in `root`."""
+    return root.with_suffix(".lock").open("w")
+
+
+def _lock_now(lock: IO[str]) -> bool:
+    """Take the lock if it is free."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -8,8 +8,6 @@ that makes a checkpoint count.
 from __future__ import annotations
 
 import contextlib
-import copy
-import fnmatch
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,18 +16,16 @@ import torch
 from transformers import set_seed
 from transformers.trainer_callback import PrinterCallback
 
-from ytrainer_core.config import ObjectiveConfig
-from ytrainer_core.errors import Cancelled, ConfigError, YTrainerError
-from ytrainer_core.objectives import OBJECTIVES
-from ytrainer_core.objectives.attach import attach_objective, causal_lm, detach
+from ytrainer_core.errors import Cancelled, YTrainerError
+from ytrainer_core.objectives.attach import causal_lm
 from ytrainer_core.training import callbacks
 from ytrainer_core.training.arguments import training_arguments
 from ytrainer_core.training.batches import BatchCollator, Batches, TokenRow, build_batches
 from ytrainer_core.training.checkpoints import newest_complete
-from ytrainer_core.training.deepspeed import is_split
-from ytrainer_core.training.documents import check_isolation, packed_attention
-from ytrainer_core.training.flops import parameter_counts, throughput_summary
+from ytrainer_core.training.documents import check_isolation
+from ytrainer_core.training.flops import Throughput, parameter_counts, throughput_summary
 from ytrainer_core.training.job import Log, TrainJob, TrainResult
+from ytrainer_core.training.prepared import freeze, prepared
 from ytrainer_core.training.trainer import TokenTrainer, to_list
 from ytrainer_core.training.weighting import with_base_weights
 
@@ -46,13 +42,13 @@ def train(
     title: str = "training",
     teacher: Any = None,
     keep_epoch: Callable[[int], None] = lambda epoch: None,
-    deliver: Callable[[], None] = lambda: None,
+    save: Callable[[], None] = lambda: None,
 ) -> TrainResult:
     """Train a model in place on tokenized rows.
 
     checkpoints: folder of this piece of work's checkpoints; the newest complete one is
     continued from unless job.train.resume is never. teacher: the frozen model of a
-    distillation. keep_epoch(n) is called after each epoch of job.train.save_epochs, deliver()
+    distillation. keep_epoch(n) is called after each epoch of job.train.save_epochs, save()
     at the end, while processes that share a model still hold it together; by all of them.
     Raises DataError where nothing would be trained, YTrainerError where the loss is not
     finite or memory runs out, Cancelled after a SIGTERM, when a checkpoint is written.
@@ -66,16 +62,10 @@ def train(
     resume_from = newest_complete(checkpoints) if job.train.resume != "never" else None
     with contextlib.ExitStack() as stack:
         stack.enter_context(_named_failures(lambda: _advice(model, job, batches)))
-        flat = stack.enter_context(packed_attention(model, job.attn_implementation))
-        if teacher is not None:
-            stack.enter_context(packed_attention(teacher, job.attn_implementation))
+        flat = stack.enter_context(prepared(model, job, teacher))
         if job.train.batching == "packed":
             for packed in filter(None, (model, teacher)):
                 check_isolation(packed, flat=flat)
-        stack.enter_context(objective_attached(model, job.objective, teacher))
-        if job.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
         if job.train.torch_compile:
             stack.enter_context(_compiled(model))
         reporter = stack.enter_context(contextlib.closing(callbacks.Reporter(log, title)))
@@ -106,7 +96,7 @@ def train(
             f"stopped by SIGTERM after step {stop.stopped_at} of {trainer.state.max_steps}; a "
             "checkpoint is written. The same command continues from it."
         )
-    deliver()
+    save()
     return TrainResult(
         steps=output.global_step,
         history=[dict(row) for row in trainer.state.log_history],
@@ -119,52 +109,17 @@ def train(
         throughput=list(
             throughput_summary(
                 model,
-                **totals,
-                seconds=trainer.seconds,
-                sequence_length=batches.context_length,
-                dtype=job.dtype,
-                processes=_processes(),
+                Throughput(
+                    **totals,
+                    seconds=trainer.seconds,
+                    sequence_length=batches.context_length,
+                    processes=_processes(),
+                ),
+                job.dtype,
             ).items()
         ),
         **totals,
     )
-
-
-def freeze(model: Any, patterns: Sequence[str]) -> None:
-    """Take parameters out of the training, by shell patterns on their names.
-
-    Raises ConfigError for a pattern that fits none, and where nothing is left to train.
-    """
-    named = dict(causal_lm(model).named_parameters())
-    for pattern in patterns:
-        fitting = fnmatch.filter(named, pattern)
-        if not fitting:
-            raise ConfigError(
-                f"train.freeze '{pattern}' fits no parameter. The model has for example "
-                f"{', '.join(list(named)[:3])}."
-            )
-        for name in fitting:
-            named[name].requires_grad_(False)
-    if not any(p.requires_grad for p in model.parameters()):
-        raise ConfigError("train.freeze leaves nothing to train. Freeze less.")
-
-
-@contextlib.contextmanager
-def objective_attached(model: Any, config: ObjectiveConfig, teacher: Any) -> Iterator[None]:
-    """The objective under the model's forward while it trains."""
-    reference = None
-    if OBJECTIVES[config.name].reference and not hasattr(model, "disable_adapter"):
-        if is_split(model):
-            raise ConfigError(
-                f"objective {config.name} keeps a copy of the base model, which ZeRO-3 has split "
-                "over the processes. Take launch.zero=2, or lora.rank > 0."
-            )
-        reference = copy.deepcopy(model).requires_grad_(False).eval()
-    attach_objective(model, config, teacher=teacher, reference=reference)
-    try:
-        yield
-    finally:
-        detach(model)
 
 
 @contextlib.contextmanager
@@ -195,7 +150,7 @@ def _advice(model: Any, job: TrainJob, batches: Batches) -> str:
     """The knobs that lower this training's memory, each with what it saves."""
     try:
         from ytrainer_core.training.estimate import plan_in_training
-        from ytrainer_core.training.memory import remedies
+        from ytrainer_core.training.remedies import remedies
 
         found = remedies(plan_in_training(model, job, batches, _processes()))
     except Exception:  # advice must not hide what it is about

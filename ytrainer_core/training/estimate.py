@@ -18,6 +18,7 @@ import psutil
 import torch
 
 from ytrainer_core.config import LaunchConfig, PretrainConfig, SftConfig
+from ytrainer_core.data.corpus import row_texts
 from ytrainer_core.data.mixing import with_replay
 from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.data.prepare import prepare_corpus
@@ -25,7 +26,7 @@ from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.files import home
 from ytrainer_core.objectives.attach import causal_lm
 from ytrainer_core.training.arguments import accumulation_steps
-from ytrainer_core.training.batches import Batches, build_batches
+from ytrainer_core.training.batches import Batches, build_batches, count_targets
 from ytrainer_core.training.flops import parameter_counts
 from ytrainer_core.training.job import TrainJob
 from ytrainer_core.training.memory import (
@@ -37,11 +38,11 @@ from ytrainer_core.training.memory import (
     gib,
     meta_model,
     needed_bytes,
-    remedies,
 )
 from ytrainer_core.training.model import compute_dtype, load_tokenizer, locate
 from ytrainer_core.training.probing import Probe, probe
 from ytrainer_core.training.rehearsal import MicroBatch
+from ytrainer_core.training.remedies import remedies
 from ytrainer_core.training.scratch import model_shape, train_tokenizer
 from ytrainer_core.training.work import training_job
 
@@ -122,12 +123,12 @@ def estimate(config: SftConfig | PretrainConfig, *, with_probe: bool = True) -> 
             config.data, Path(scratch) / "dataset", tokenizer=tokenizer, seed=config.seed
         )
         if isinstance(config, PretrainConfig):
-            tokenizer = train_tokenizer(_texts(corpus.train), config.architecture)
+            tokenizer = train_tokenizer(row_texts(corpus.train), config.architecture)
         rows: Any = tokenize_dataset(corpus.train, tokenizer, config.data)
         if len(corpus.replay):
             replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
             rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
-        targets = sum(int(np.sum(np.asarray(row["labels"]) != IGNORED)) for row in rows)
+        targets = count_targets(rows)
         job = training_job(config, ordered=False)
         batches = build_batches(
             rows, job.train, job.data.max_length, ordered=job.ordered, seed=job.seed
@@ -246,10 +247,3 @@ def _targets(batches: Batches, items: Sequence[int]) -> int:
         for pack in batches[i]
         for piece in pack
     )
-
-
-def _texts(dataset: Any) -> Any:
-    for row in dataset:
-        yield row["text"]
-        for message in row["messages"]:
-            yield message["content"]

@@ -12,6 +12,7 @@ import math
 import re
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -226,60 +227,62 @@ def _measured_peak(device: torch.device, dtype: torch.dtype, threads: int) -> fl
 # --- the share that was used ---------------------------------------------------------------------
 
 
-def mfu(
-    model: Any,
-    tokens: int,
-    target_tokens: int,
-    seconds: float,
-    sequence_length: float,
-    *,
-    dtype: torch.dtype | None = None,
-    processes: int = 1,
-) -> float:
-    """Share of the devices' peak that a training used, 0 to about 1; arguments as below."""
-    if not tokens or seconds <= 0:
-        return 0.0
-    cost = flops_per_token(model, sequence_length, targets_fraction=target_tokens / tokens)
-    device, dtype = _computing(model, dtype)
-    return cost * tokens / seconds / (peak_flops(device, dtype) * processes)
+@dataclass(frozen=True)
+class Throughput:
+    """What went through a model, and in what time.
+
+    tokens: all of them without padding, over all processes; target_tokens: those with a label.
+    seconds: training alone. sequence_length: as in `flops_per_token`. processes: devices at work.
+    """
+
+    tokens: int
+    target_tokens: int
+    seconds: float
+    sequence_length: float
+    processes: int = 1
+
+    @property
+    def rate(self) -> float:
+        """Tokens per second; 0 where nothing was trained."""
+        return self.tokens / self.seconds if self.seconds > 0 else 0.0
+
+    def flops_per_token(self, model: Any) -> float:
+        """The cost of one of these tokens, forward and backward."""
+        share = self.target_tokens / self.tokens if self.tokens else 1.0
+        return flops_per_token(model, self.sequence_length, targets_fraction=share)
 
 
-def throughput_summary(
-    model: Any,
-    tokens: int,
-    target_tokens: int,
-    seconds: float,
-    sequence_length: float,
-    *,
-    dtype: torch.dtype | None = None,
-    processes: int = 1,
-) -> dict[str, str]:
-    """Rows of a summary: parameters, FLOPs per token, tokens per second, MFU.
+def mfu(model: Any, reached: Throughput, dtype: torch.dtype | None = None) -> float:
+    """Share of the devices' peak that a training used, 0 to about 1.
 
-    tokens: all that went through the model, without padding, over all processes; target_tokens:
-    those with a label. seconds: training alone. sequence_length: as in `flops_per_token`.
     dtype: precision of the computation (under autocast another than the weights'); None takes
     that of the weights.
     """
+    if not reached.rate:
+        return 0.0
+    device, dtype = _computing(model, dtype)
+    peak = peak_flops(device, dtype) * reached.processes
+    return reached.flops_per_token(model) * reached.rate / peak
+
+
+def throughput_summary(
+    model: Any, reached: Throughput, dtype: torch.dtype | None = None
+) -> dict[str, str]:
+    """Rows of a summary: parameters, FLOPs per token, tokens per second, MFU; dtype as in `mfu`."""
     total, trained = parameter_counts(model)
-    share = target_tokens / tokens if tokens else 1.0
-    cost = flops_per_token(model, sequence_length, targets_fraction=share)
     rows = {
         "parameters": f"{total:,}" + (f" ({trained:,} trained)" if trained < total else ""),
-        "FLOPs per token": _si(cost, "FLOP"),
+        "FLOPs per token": _si(reached.flops_per_token(model), "FLOP"),
     }
-    if not tokens or seconds <= 0:
+    if not reached.rate:
         return rows
     device, dtype = _computing(model, dtype)
-    used = mfu(
-        model, tokens, target_tokens, seconds, sequence_length, dtype=dtype, processes=processes
-    )
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
     known = "published" if _published_peak(device, dtype) else "measured"
     peak = _si(peak_flops(device, dtype), "FLOP/s")
-    devices = f"{processes} x " if processes > 1 else ""
-    rows["tokens/s"] = f"{tokens / seconds:,.0f}"
-    rows["MFU"] = f"{used:.1%} of {devices}{peak} ({name}, {known})"
+    devices = f"{reached.processes} x " if reached.processes > 1 else ""
+    rows["tokens/s"] = f"{reached.rate:,.0f}"
+    rows["MFU"] = f"{mfu(model, reached, dtype):.1%} of {devices}{peak} ({name}, {known})"
     return rows
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 import time
 from collections.abc import Iterable
@@ -18,9 +17,8 @@ from ytrainer_core.config import PretrainConfig, SftConfig
 from ytrainer_core.objectives import OBJECTIVES
 from ytrainer_core.training.arguments import training_arguments
 from ytrainer_core.training.batches import BatchCollator, Batches, SeededOrder
-from ytrainer_core.training.documents import packed_attention
-from ytrainer_core.training.engine import freeze, objective_attached
 from ytrainer_core.training.job import TrainJob
+from ytrainer_core.training.prepared import freeze, prepared
 from ytrainer_core.training.scratch import new_model
 from ytrainer_core.training.work import load_for_training, load_teacher
 
@@ -72,15 +70,7 @@ def probe(
     size = 1 if batches.whole else job.train.per_device_batch_size
     order = list(SeededOrder(len(batches), shuffle=not job.ordered, seed=job.seed))
     groups = [order[i : i + size] for i in range(0, len(order), size)]
-    with contextlib.ExitStack() as stack:
-        flat = stack.enter_context(packed_attention(model, job.attn_implementation))
-        teacher = load_teacher(config)
-        if teacher is not None:
-            stack.enter_context(packed_attention(teacher, job.attn_implementation))
-        stack.enter_context(objective_attached(model, job.objective, teacher))
-        if job.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
+    with prepared(model, job, load_teacher(config)) as flat:
         model.train()
         collate = BatchCollator(tokenizer.pad_token_id, flat=flat)
 

@@ -25,9 +25,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ytrainer_core.objectives import OBJECTIVES
 from ytrainer_core.objectives.attach import causal_lm
-from ytrainer_core.training.documents import packed_attention
-from ytrainer_core.training.engine import objective_attached
 from ytrainer_core.training.job import TrainJob
+from ytrainer_core.training.prepared import prepared
 
 
 @dataclass(frozen=True)
@@ -86,13 +85,7 @@ def rehearse(
         for one in filter(None, (model, teacher)):
             _make_fake(one, device)
         model.train()
-        flat = stack.enter_context(packed_attention(model, job.attn_implementation))
-        if teacher is not None:
-            stack.enter_context(packed_attention(teacher, job.attn_implementation))
-        stack.enter_context(objective_attached(model, job.objective, teacher))
-        if job.train.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-            model.enable_input_require_grads()
+        flat = stack.enter_context(prepared(model, job, teacher))
         memory.kind = "activations"
         low = autocast and job.dtype != torch.float32
         inputs = _inputs(batch, device, flat=flat, told=device == "cpu" or not low)

@@ -19,11 +19,9 @@ from transformers import Trainer
 from ytrainer_core.errors import ConfigError, YTrainerError
 from ytrainer_core.files import write_json
 from ytrainer_core.objectives import OBJECTIVES
+from ytrainer_core.objectives.attach import model_nll
 from ytrainer_core.scoring.signals import token_signals
-from ytrainer_core.training.batches import (
-    SeededOrder,
-    TokenRow,
-)
+from ytrainer_core.training.batches import SeededOrder, TokenRow
 from ytrainer_core.training.deepspeed import is_split
 from ytrainer_core.training.job import TrainJob
 
@@ -110,7 +108,7 @@ class TokenTrainer(Trainer):  # type: ignore[misc]
         for inputs in samples:
             inputs = {k: v for k, v in self._prepare_inputs(inputs).items() if k != "real_tokens"}
             with self.compute_loss_context_manager():
-                nlls.append(self.model(**inputs).nll)
+                nlls.append(model_nll(self.model, **inputs))
         self.model.train()
         nll = torch.cat(nlls)
         everywhere = self.accelerator.pad_across_processes(nll, pad_index=float("nan"))

@@ -106,7 +106,7 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
         model, kind = load_for_training(config, base)
     teacher = load_teacher(config)
 
-    def save(folder: Path) -> None:
+    def save_to(folder: Path) -> None:
         card = ModelCard(
             kind=kind,
             base=BaseReference(**task.base_reference),
@@ -136,8 +136,8 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
         log=log,
         eval_rows=held_out,
         teacher=teacher,
-        keep_epoch=lambda epoch: save(root / EPOCHS_NAME / f"epoch-{epoch}"),
-        deliver=lambda: save(root / MODEL_NAME),
+        keep_epoch=lambda epoch: save_to(root / EPOCHS_NAME / f"epoch-{epoch}"),
+        save=lambda: save_to(root / MODEL_NAME),
     )
 
 

@@ -10,6 +10,7 @@ import torch
 from objective_examples import plain_loss
 from peft import LoraConfig as PeftLoraConfig
 from peft import get_peft_model
+from tiny import SHAPE
 
 from ytrainer_core.config import ObjectiveConfig
 from ytrainer_core.data.packing import collate_packs
@@ -17,20 +18,7 @@ from ytrainer_core.errors import ConfigError
 from ytrainer_core.objectives.attach import attach_objective, causal_lm, model_signals
 
 Make = Callable[..., Any]
-SHAPE = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "max_position_embeddings": 64,
-    "initializer_range": 0.3,
-    "pad_token_id": 0,
-    "bos_token_id": 1,
-    "eos_token_id": 2,
-}
+SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 ARCHITECTURES = {
     "gemma2": {"final_logit_softcapping": 3.0},
     "cohere": {"logit_scale": 0.4},
@@ -43,7 +31,7 @@ def of_architecture(name: str) -> Any:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     torch.manual_seed(0)
-    config = AutoConfig.for_model(name, **SHAPE, **ARCHITECTURES[name])
+    config = AutoConfig.for_model(name, **SHAPE, **SPECIAL, **ARCHITECTURES[name])
     return AutoModelForCausalLM.from_config(config, attn_implementation="eager").eval()
 
 

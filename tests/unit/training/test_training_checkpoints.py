@@ -180,6 +180,9 @@ def test_a_finished_model_takes_no_second_space_and_goes_with_what_was_delivered
     forget_deleted()
     assert finished(root)
     delivered.unlink()
+    with exclusive(root):  # another process is about to deliver it again
+        forget_deleted()
+    assert finished(root)
     forget_deleted()
     assert not root.exists()
 

@@ -24,12 +24,12 @@ from ytrainer_core.config import (
     TrainConfig,
 )
 from ytrainer_core.errors import YTrainerError
-from ytrainer_core.training import engine, memory
+from ytrainer_core.training import engine, memory, remedies
 from ytrainer_core.training.arguments import accumulation_steps
 from ytrainer_core.training.batches import SeededOrder, build_batches
 from ytrainer_core.training.engine import train
 from ytrainer_core.training.estimate import estimate, largest_micro_batch, optimizer_steps
-from ytrainer_core.training.memory import Plan, count, needed_bytes, remedies
+from ytrainer_core.training.memory import Plan, count, needed_bytes
 from ytrainer_core.training.model import add_lora
 from ytrainer_core.training.rehearsal import MicroBatch
 
@@ -185,7 +185,7 @@ def test_pretraining_is_told_with_its_own_tokenizer_and_shape(corpus: DataConfig
     assert told.rows == 5 and told.trainable == told.parameters
     assert told.plan.shape.vocab_size <= 300 and told.plan.shape.hidden_size == 32
     assert told.probe is not None
-    assert not any("lora" in remedy.knob for remedy in remedies(told.plan))
+    assert not any("lora" in remedy.knob for remedy in remedies.remedies(told.plan))
 
 
 def test_a_training_that_does_not_fit_is_not_probed_and_names_knobs(
@@ -377,7 +377,7 @@ def test_the_knob_that_saves_most_comes_first_and_saves_what_it_says(
     plan: Callable[..., Plan],
 ) -> None:
     made = plan(lengths=(1024, 1024), tunable=True)
-    found = remedies(made)
+    found = remedies.remedies(made)
     saved = [remedy.saves for remedy in found]
     assert saved == sorted(saved, reverse=True) and min(saved) > 0
     knobs = [remedy.knob for remedy in found]
@@ -388,7 +388,7 @@ def test_the_knob_that_saves_most_comes_first_and_saves_what_it_says(
 
 def test_knobs_that_are_turned_already_are_not_named(plan: Callable[..., Plan]) -> None:
     job = {"gradient_checkpointing": True, "lora": {"rank": 4}}
-    named = " ".join(remedy.knob for remedy in remedies(plan(lengths=(1024,), job=job)))
+    named = " ".join(remedy.knob for remedy in remedies.remedies(plan(lengths=(1024,), job=job)))
     assert "gradient_checkpointing" not in named and "lora.rank" not in named
     assert "train.pack_length=512" in named
 
@@ -431,7 +431,7 @@ def test_an_out_of_memory_error_names_the_same_knobs_with_their_savings(
 def test_without_a_count_an_out_of_memory_error_names_the_usual_knobs(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(memory, "remedies", lambda plan: 1 / 0)
+    monkeypatch.setattr(remedies, "remedies", lambda plan: 1 / 0)
     with (
         pytest.raises(YTrainerError, match=r"train\.per_device_batch_size=1"),
         engine._named_failures(lambda: engine._advice(None, None, None)),  # type: ignore[arg-type]

@@ -13,6 +13,7 @@ from ytrainer_core.config import ArchitectureConfig, LoraConfig
 from ytrainer_core.config.presets import PRESETS
 from ytrainer_core.training import flops
 from ytrainer_core.training.flops import (
+    Throughput,
     flops_per_token,
     mfu,
     parameter_counts,
@@ -198,9 +199,9 @@ def test_mfu_is_the_rate_over_the_peak(
 ) -> None:
     model = make_model()
     monkeypatch.setattr(flops, "peak_flops", lambda *_: 4 * flops_per_token(model, 32))
-    used = [mfu(model, 10, 10, 5.0, 32, processes=processes) for processes in (1, 2)]
+    used = [mfu(model, Throughput(10, 10, 5.0, 32, processes)) for processes in (1, 2)]
     assert used == pytest.approx([0.5, 0.25])
-    assert mfu(model, 0, 0, 0.0, 32) == 0
+    assert mfu(model, Throughput(0, 0, 0.0, 32)) == 0
 
 
 def test_the_summary_says_what_was_trained_how_fast_and_of_which_peak(
@@ -209,7 +210,7 @@ def test_the_summary_says_what_was_trained_how_fast_and_of_which_peak(
     model = add_lora(make_model(), LoraConfig(rank=2))
     cost = flops_per_token(model, 32, targets_fraction=0.5)
     monkeypatch.setattr(flops, "peak_flops", lambda *_: 2e9)
-    told = throughput_summary(model, 10_000, 5_000, 4.0, 32)
+    told = throughput_summary(model, Throughput(10_000, 5_000, 4.0, 32))
     total, trained = parameter_counts(model)
     assert told == {
         "parameters": f"{total:,} ({trained:,} trained)",
@@ -220,4 +221,5 @@ def test_the_summary_says_what_was_trained_how_fast_and_of_which_peak(
 
 
 def test_without_a_step_there_is_no_rate(make_model: MakeModel) -> None:
-    assert set(throughput_summary(make_model(), 0, 0, 0.0, 32)) == {"parameters", "FLOPs per token"}
+    told = throughput_summary(make_model(), Throughput(0, 0, 0.0, 32))
+    assert set(told) == {"parameters", "FLOPs per token"}
