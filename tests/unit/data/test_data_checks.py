@@ -1,27 +1,21 @@
-"""Each rule catches its fault, says where, and lets the row beside it pass."""
+"""A row is judged by the rules that are on; each says what, where, and how to mend it."""
 
 from __future__ import annotations
 
+import json
+import pickle
+from collections import Counter
+
 import pytest
+from data_examples import SHARED, needs_shared
+from rule_examples import only, row, turns
 
-from ytrainer_core.data.checks import (
-    RULES,
-    Index,
-    Verdict,
-    compare_rows,
-    first_error,
-    leakage,
-    verdict_reason,
-    warnings_of,
-)
+from ytrainer_core.config.data import DataConfig
+from ytrainer_core.data.checks import RULES, Judged, RuleBook
 from ytrainer_core.data.formats import Row, Turn
+from ytrainer_core.errors import ConfigError
 
-NAMES = {"s": "system", "u": "user", "a": "assistant", "t": "tool"}
-
-
-def row(*turns: str, text: str = "") -> Row:
-    """'u:hello' -> user says hello."""
-    return Row("f:1", tuple(Turn(NAMES[turn[0]], turn[2:]) for turn in turns), text)
+BOOK = RuleBook(DataConfig())
 
 
 @pytest.mark.parametrize(
@@ -29,28 +23,42 @@ def row(*turns: str, text: str = "") -> Row:
     [
         (row(), "no_assistant_turn", "no turns at all"),
         (row("s:x", "u:q"), "no_assistant_turn", "system, user"),
+        (row("s:x", extra="{}"), "no_assistant_turn", "system"),
         (row("a:x"), "wrong_role_order", "turn 1 is 'assistant' at the start"),
         (row("u:q", "u:q", "a:x"), "wrong_role_order", "turn 2 is 'user' after 'user'"),
         (row("u:q", "a:x", "a:y"), "wrong_role_order", "turn 3"),
         (row("u:q", "t:7", "a:x"), "wrong_role_order", "turn 2 is 'tool'"),
         (row("u:q", "s:s", "a:x"), "wrong_role_order", "turn 2 is 'system'"),
-        (row("u: \n", "a:x"), "empty_prompt", "user turn"),
-        (row("u:q", "a:\n"), "empty_answer", "assistant turn"),
-        (row("u:q", "a:", "u:q", "a:x"), "empty_answer", "assistant turn"),
+        (
+            row("u:q", "a:x", rejected=turns("a:y", "a:z")),
+            "wrong_role_order",
+            "the rejected answer's turn 2 is 'assistant' after 'assistant'",
+        ),
+        (row("u: \n", "a:x"), "empty_prompt", "turn 1 (user) is without text"),
+        (row("u:q", "a:\n"), "empty_answer", "turn 2 (assistant) is without text"),
+        (row("u:q", "a:", "u:q", "a:x"), "empty_answer", "turn 2 (assistant)"),
+        (row("u:q", "a:x", rejected=turns("a: ")), "empty_answer", "the rejected answer's turn 1"),
+        (row("u:q", "a:x ", rejected=turns("a:x\n")), "same_answers", "turn 2 (assistant)"),
         (row("u:q", "a:ab\x00c"), "control_characters", "turn 2 (assistant) holds"),
         (row("u:\x1b[0mq", "a:x"), "control_characters", "U+001B at character 0"),
         (row(text="it\x92s"), "control_characters", "the text holds the control character U+0092"),
-        (row("u:q", "a:caf\ufffd"), "replacement_characters", "U+FFFD at character 3"),
+        (row("u:q", "a:caf\ufffd"), "replacement_characters", "at character 3"),
         (row(text="\ufffd"), "replacement_characters", "the text"),
+        (
+            row("u:q", "a:x", rejected=turns("a:y\x00")),
+            "control_characters",
+            "the rejected answer's turn 1 (assistant)",
+        ),
     ],
 )
 def test_a_faulty_row_breaks_its_rule_and_the_reason_says_where(
     bad: Row, rule: str, said: str
 ) -> None:
-    broken = first_error(bad)
+    broken = BOOK.judge(bad).error
     assert broken is not None
     assert broken[0] == rule
     assert said in broken[1]
+    assert broken[1].endswith(".")
 
 
 @pytest.mark.parametrize(
@@ -62,96 +70,162 @@ def test_a_faulty_row_breaks_its_rule_and_the_reason_says_where(
         row("u:q", "a:call", "t:", "a:x"),
         row("u:a\tb\r\nc\x0c\x85", "a:é 你好 👍"),
         row(text="a document"),
+        row("u:q", extra="{}"),
+        row("u:q", "a:call", "t:7", extra='{"answer": "8"}'),
+        row("u:q", "a:x", label=False),
+        row("u:q", "a:x", rejected=turns("a:y")),
+        row("u:q", "a:call", "t:7", "a:x", rejected=turns("a:call", "t:7", "a:y")),
     ],
 )
 def test_a_good_row_breaks_no_rule(good: Row) -> None:
-    assert first_error(good) is None
-    assert warnings_of(good) == ()
+    assert BOOK.judge(good) == Judged(None, ())
+
+
+QUESTION = row("u:q", extra="{}")
+ANSWERED = row("u:q", "a:x")
+BAD = row("u:q", "a:x", label=False)
+GOOD = row("u:q", "a:x", label=True)
+PAIR = row("u:q", "a:x", rejected=turns("a:y"))
+DOCUMENT = row(text="a document")
 
 
 @pytest.mark.parametrize(
-    ("answer", "warned"),
+    ("purpose", "fit", "unfit"),
     [
-        ("I am sorry, " * 20, True),
-        ("我不知道。" * 20, True),
-        ("yes " * 39, False),  # too short to tell
-        (" ".join(f"word{n}" for n in range(200)), False),
-        ("\n".join(f"{n} times 7 is {7 * n}" for n in range(40)), False),
+        ("auto", [QUESTION, ANSWERED, BAD, GOOD, PAIR, DOCUMENT], []),
+        ("sft", [ANSWERED, GOOD, PAIR], [QUESTION, DOCUMENT]),
+        ("kto", [BAD, GOOD], [QUESTION, ANSWERED, PAIR, DOCUMENT]),
+        ("preference", [PAIR], [QUESTION, ANSWERED, BAD, GOOD, DOCUMENT]),
+        ("rl", [QUESTION, ANSWERED, BAD, GOOD, PAIR, row("u:q")], [DOCUMENT]),
     ],
 )
-def test_an_answer_in_a_loop_is_a_warning(answer: str, warned: bool) -> None:
-    looping = row("u:q", f"a:{answer}")
-    assert warnings_of(looping) == (("repetition",) if warned else ())
-    assert first_error(looping) is None
+def test_a_row_must_have_what_its_purpose_needs(
+    purpose: str, fit: list[Row], unfit: list[Row]
+) -> None:
+    book = RuleBook(DataConfig(purpose=purpose))  # type: ignore[arg-type]
+    assert [book.judge(each).error for each in fit] == [None] * len(fit)
+    for each in unfit:
+        rule, reason = book.judge(each).error or ("", "")
+        assert rule == "wrong_purpose"
+        assert f"data.purpose={purpose} needs" in reason
 
 
-def test_every_rule_is_listed_under_its_name_with_a_severity_and_a_description() -> None:
-    warnings = {name for name, rule in RULES.items() if rule.severity == "warning"}
-    assert warnings == {"repetition", "truncated"}
+def test_a_bad_answer_is_not_imitated_but_is_used_by_kto() -> None:
+    rule, reason = RuleBook(DataConfig(purpose="sft")).judge(BAD).error or ("", "")
+    assert rule == "not_for_training"
+    assert reason.endswith("train with it by kto.")
+    assert RuleBook(DataConfig(purpose="kto")).judge(BAD).error is None
+
+
+def test_a_question_without_further_columns_is_one_only_where_the_purpose_says_so() -> None:
+    assert BOOK.judge(row("u:q")).error is not None
+    assert RuleBook(DataConfig(purpose="rl")).judge(row("u:q")).error is None
+
+
+# --- severities ----------------------------------------------------------------------------------
+
+
+def test_rules_are_errors_but_for_the_listed_warnings() -> None:
     assert all(rule.name == name and rule.description for name, rule in RULES.items())
-
-
-def index(*rows: Row) -> Index:
-    made = Index()
-    for position, each in enumerate(rows):
-        made.add(position, each)
-    return made
-
-
-def test_the_later_of_two_equal_rows_is_the_duplicate() -> None:
-    rows = index(row("u:q", "a:x"), row("u:r", "a:x"), row("u:q ", "a:x\n"), row("u:q", "a:x"))
-    assert compare_rows(rows) == {
-        2: Verdict("exact_duplicate", (0,)),
-        3: Verdict("exact_duplicate", (0,)),
+    assert {name for name, rule in RULES.items() if rule.severity == "warning"} == {
+        "repetition",
+        "secret",
+        "id_number",
+        "phone",
+        "email",
+        "url",
+        "foreign_template_tokens",
+        "near_duplicate",
+        "near_leakage",
+        "truncated",
+        "split",
+        "label_imbalance",
     }
 
 
-def test_equal_documents_are_duplicates_and_a_document_is_not_its_conversation() -> None:
-    assert compare_rows(index(row(text="x"), row(text="y"), row(text="x"))) == {
-        2: Verdict("exact_duplicate", (0,))
-    }
+MAIL = row("u:q", "a:Write to jo@shop.de.")
 
 
-def test_all_rows_of_a_prompt_with_two_answers_contradict_each_other() -> None:
-    rows = index(
-        row("u:q", "a:x"),
-        row("u:other", "a:x"),
-        row("u:q", "a:y"),
-        row("u:q", "a:x"),
-        row("u:q", "a:z"),
+def test_a_warning_keeps_the_row_an_error_takes_it_out_and_off_is_silent() -> None:
+    (warning,) = BOOK.judge(MAIL).warnings
+    assert warning[0] == "email"
+    assert RuleBook(DataConfig(rules=("email=error",))).judge(MAIL) == Judged(warning, ())
+    assert RuleBook(DataConfig(rules=("email=off",))).judge(MAIL) == Judged(None, ())
+
+
+def test_a_row_that_is_out_has_one_error_and_no_warnings() -> None:
+    both = row("u:", "a:", "u:q", "a:jo@shop.de")
+    assert BOOK.judge(both).error == (
+        "empty_prompt",
+        "turn 1 (user) is without text. Write the prompt, or leave the row out.",
     )
-    verdicts = compare_rows(rows)
-    assert {p: v.rule for p, v in verdicts.items()} == {
-        0: "contradicting_answers",
-        2: "contradicting_answers",
-        3: "exact_duplicate",
-        4: "contradicting_answers",
-    }
-    reason = verdict_reason(2, verdicts[2], lambda p: f"f:{p}")
-    assert "same prompt as f:0, f:4, but another answer" in reason
+    assert BOOK.judge(both).warnings == ()
 
 
-@pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (row("u:q", "a:x"), row("s:s", "u:q", "a:y")),  # another system turn, another task
-        (row("u:q", "a:x", "u:r", "a:y"), row("u:q", "a:z", "u:r", "a:w")),  # another talk before
-        (row("u:q", "a:x"), row("u:q", "a:x", "u:r", "a:y")),
-    ],
-)
-def test_answers_in_another_context_do_not_contradict(one: Row, other: Row) -> None:
-    assert compare_rows(index(one, other)) == {}
+def test_a_kept_row_has_all_its_warnings_in_the_order_of_the_rules() -> None:
+    said = "a:See https://shop.de or write to jo@shop.de."
+    assert [name for name, _ in BOOK.judge(row("u:q", said)).warnings] == ["email", "url"]
 
 
-def test_a_training_row_leaks_by_its_prompt_or_in_full() -> None:
-    train = index(row("u:q", "a:x"), row("u:r", "a:x"), row("u:s", "a:x"), row(text="doc"))
-    held_out = index(row("u:s", "a:other"), row("u:q", "a:x"), row(text="doc"))
-    verdicts = leakage(train, held_out)
-    assert {p: tuple(v.others) for p, v in verdicts.items()} == {0: (1,), 2: (0,), 3: (2,)}
-    assert "validation row v:1," in verdict_reason(0, verdicts[0], lambda p: f"v:{p}")
+def test_severity_is_the_configs_or_else_the_rules_own() -> None:
+    book = RuleBook(DataConfig(rules=("leakage=warning", "url=off")))
+    assert book.severity("leakage") == "warning"
+    assert book.severity("url") == "off"
+    assert book.severity("near_duplicate") == "warning"
+    assert book.severity("too_long") == "error"
+    assert book.severity("language") == "off"
+    assert RuleBook(DataConfig(languages=("en",))).severity("language") == "error"
+    with pytest.raises(KeyError):
+        book.severity("no_such_rule")
 
 
-def test_a_reason_names_three_others_and_counts_the_rest() -> None:
-    verdict = Verdict("contradicting_answers", range(6))
-    reason = verdict_reason(0, verdict, lambda p: f"f:{p}")
-    assert "f:1, f:2, f:3 and 2 more" in reason
+def test_unknown_rules_are_refused_all_at_once_with_the_nearest_known() -> None:
+    with pytest.raises(ConfigError) as raised:
+        RuleBook(DataConfig(rules=("mojibak=off", "emails=error", "q=off")))
+    first, second, third = raised.value.faults
+    assert first == "data.rules: 'mojibak' is no rule. Did you mean 'mojibake'?"
+    assert "Did you mean 'email'?" in second
+    assert "Rules are unreadable_row, " in third
+
+
+def test_a_row_that_cannot_be_kept_cannot_be_a_warning() -> None:
+    with pytest.raises(ConfigError, match="'unreadable_row' must stay an error"):
+        RuleBook(DataConfig(rules=("unreadable_row=warning",)))
+    assert RuleBook(DataConfig(rules=("unreadable_row=error",))).severity("unreadable_row")
+
+
+def test_a_pickled_book_judges_alike() -> None:
+    config = DataConfig(rules=("email=error",), purpose="kto", languages=("en",))
+    book = RuleBook(config, ("<|im_end|>",))
+    again = pickle.loads(pickle.dumps(book))
+    rows = [MAIL, GOOD, row("u:q", "a:<|im_end|>", label=True), row("u:q", "a:jo@a.de", label=True)]
+    judged = [book.judge(each) for each in rows]
+    assert [one.error and one.error[0] for one in judged] == [
+        "wrong_purpose",
+        None,
+        "template_tokens",
+        "email",
+    ]
+    assert [again.judge(each) for each in rows] == judged
+
+
+# --- the shared corpora --------------------------------------------------------------------------
+
+
+@needs_shared
+def test_clean_arithmetic_breaks_no_rule_at_all() -> None:
+    lines = (SHARED / "gsm8k_train.jsonl").read_text(encoding="utf-8").rstrip().split("\n")
+    book = RuleBook(DataConfig(purpose="sft", languages=("en",)), ("<|im_start|>", "<|im_end|>"))
+    broken: Counter[str] = Counter()
+    for line in lines:
+        fields = json.loads(line)
+        turns_ = (Turn("user", fields["question"]), Turn("assistant", fields["answer"]))
+        judged = book.judge(Row("f", turns_))
+        broken.update(rule for rule, _ in (*filter(None, [judged.error]), *judged.warnings))
+    assert len(lines) > 7000
+    assert broken == {}
+
+
+@pytest.mark.parametrize("rule", ["phone", "url", "repetition"])
+def test_one_rule_can_stand_alone(rule: str) -> None:
+    assert only(rule).judge(MAIL) == Judged(None, ())
