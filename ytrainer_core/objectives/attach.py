@@ -21,6 +21,7 @@ from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.objectives import OBJECTIVES, token_weights
 from ytrainer_core.objectives.check import check_logits
 from ytrainer_core.objectives.head import check_supported, with_projection
+from ytrainer_core.objectives.last_block import can_skip, feed_forward_at
 from ytrainer_core.objectives.liger import check_liger, liger_token_loss
 from ytrainer_core.objectives.linear_nll import linear_token_loss
 from ytrainer_core.objectives.linear_signals import (
@@ -73,7 +74,8 @@ def hidden_at(model: Any, positions: Tensor, **inputs: Any) -> Tensor:
     which holds only without attention mask and without cache.
     """
     body = model.get_decoder()
-    hidden = body(**{"attention_mask": None, **inputs, "use_cache": False}).last_hidden_state
+    with feed_forward_at(model, positions, inputs["input_ids"].numel()):
+        hidden = body(**{"attention_mask": None, **inputs, "use_cache": False}).last_hidden_state
     return hidden.flatten(0, 1).index_select(0, positions)  # type: ignore[no-any-return]
 
 
@@ -147,6 +149,8 @@ def attach_objective(
         check_liger(config, soft_target=soft is not None)
     attached = _Attached(config, soft, inner.__dict__.get("forward"))
     check_logits(inner, attached.plain_forward(inner))
+    for one in filter(None, (inner, teacher, reference)):
+        can_skip(causal_lm(one))  # asked here, so that no forward waits for the answer
 
     @functools.wraps(type(inner).forward)  # generate() reads the signature
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch._subclasses import FakeTensor
 
 from ytrainer_core.errors import ConfigError
+from ytrainer_core.objectives.evaluating import evaluating
 from ytrainer_core.objectives.head import with_projection
 from ytrainer_core.objectives.linear_signals import linear_token_nll
 
@@ -18,19 +18,6 @@ _TOKENS = 16
 
 _TOLERANCE = 2e-3
 """Difference between two ways to the same logits, relative to the greatest; TF32 rounds so."""
-
-
-@contextlib.contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Eval mode within, each module's own mode after."""
-    training = [module for module in model.modules() if module.training]
-    for module in training:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 @torch.no_grad()

@@ -13,7 +13,7 @@ from torch import Tensor
 from ytrainer_core.config import ObjectiveConfig
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.objectives import OBJECTIVES
-from ytrainer_core.objectives.check import evaluating
+from ytrainer_core.objectives.evaluating import evaluating
 from ytrainer_core.objectives.head import check_supported, vocab_size, with_projection
 from ytrainer_core.objectives.projection import Projection
 
