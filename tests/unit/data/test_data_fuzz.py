@@ -368,8 +368,9 @@ FILES: dict[str, Callable[[], bytes]] = {
 
 def flipped(data: bytes, rng: random.Random) -> bytes:
     changed = bytearray(data)
+    bits = rng.choice((7, 8))  # seven leave text that can be decoded
     for _ in range(rng.randint(1, 8)):
-        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(8)
+        changed[rng.randrange(len(data))] ^= 1 << rng.randrange(bits)
     return bytes(changed)
 
 
@@ -379,7 +380,10 @@ def cut(data: bytes, rng: random.Random) -> bytes:
 
 def stuffed(data: bytes, rng: random.Random) -> bytes:
     at = rng.randrange(len(data))
-    return data[:at] + rng.randbytes(rng.randint(1, 40)) + data[at:]
+    scraps = rng.randbytes(rng.randint(1, 40))
+    if rng.random() < 0.5:
+        scraps = bytes(rng.choice(b'"{}[],:;\t\r\n\\ \0a1') for _ in scraps)
+    return data[:at] + scraps + data[at:]
 
 
 def line_ends_mixed(data: bytes, rng: random.Random) -> bytes:
