@@ -77,8 +77,11 @@ def fingerprint(row: Row, *, near: bool) -> Fingerprint:
 
 
 def near_text(row: Row) -> str:
-    """The text by which a row is near another: all that is said in it."""
-    said = (turn.content for turn in (*row.turns, *row.rejected))
+    """The text by which a row is near another: all that is said in it but by the system.
+
+    A long system turn, or the tools that it offers, is often the same in every row of a corpus.
+    """
+    said = (turn.content for turn in (*row.turns, *row.rejected) if turn.role != "system")
     return "\n".join(said) if row.turns else row.text
 
 

@@ -249,6 +249,11 @@ def test_documents_conversations_labels_and_rejected_answers_all_count_as_text()
     assert near(pair("u:q", f"a:{long()}", "a:no"), pair("u:q", f"a:{long()}", f"a:{worse}")) == {}
 
 
+def test_a_common_system_turn_makes_no_row_near_another() -> None:
+    one, other = ("u:what is the name?", "a:Anna"), ("u:which town is it?", "a:Lund")
+    assert compared(row(f"s:{long()}", *one), row(f"s:{long()}", *other), near=0.5) == {}
+
+
 def test_rows_that_are_out_already_are_no_near_duplicates_and_have_none() -> None:
     one, other = row(f"u:{long()}", "a:x"), row(f"u:{long()}", "a:y")  # contradict each other
     assert rules(compared(one, other, row(f"u:{long(0)}", "a:x"), near=0.9)) == {
