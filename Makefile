@@ -26,6 +26,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.token_groups
 	$(BIN)/python -m benchmarks.sft
 	$(BIN)/python -m benchmarks.memory
+	$(BIN)/python -m benchmarks.data
+	$(BIN)/python -m benchmarks.storage_faults
 
 compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin
 
 from ytrainer_core.config import STAGE_CONFIGS, walk_fields
+from ytrainer_core.config.base import description_of
 from ytrainer_core.config.headline import HEADLINE, headline_description
 from ytrainer_core.files import write_text
 
@@ -94,7 +95,7 @@ def readme(name: str) -> str:
                     f"`{key}`",
                     type_text(field.annotation, field.metadata),
                     _code(field.get_default(call_default_factory=True)),
-                    field.description or "",
+                    description_of(field),
                 )
                 for key, field in walk_fields(model)
             ],

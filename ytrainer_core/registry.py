@@ -32,7 +32,7 @@ from typing import TYPE_CHECKING, Any
 from ytrainer_core import __version__
 from ytrainer_core.config import ModelConfig, RegisterConfig, TrackingConfig
 from ytrainer_core.errors import RegistryError
-from ytrainer_core.files import home, sha256_folder, sha256_json
+from ytrainer_core.files import atomic_folder, home, sha256_folder, sha256_json
 from ytrainer_core.tracking import (
     INJECTED_RUN_VARIABLE,
     PARENT_RUN_VARIABLE,
@@ -206,6 +206,17 @@ def load_registered(
     with _downloaded(uri, tracking) as (version, folder):
         check_files(uri, version.tags, folder)
         return _load(folder, checked_base(uri, version.tags, base_path), trust_remote_code)
+
+
+def fetch_registered(uri: str, *, tracking: TrackingConfig | None = None) -> Path:
+    """The files of a registered version, checked, below home()/cache/models; fetched once."""
+    with _downloaded(uri, tracking) as (version, folder):
+        check_files(uri, version.tags, folder)
+        kept = home() / "cache" / "models" / f"{version.name}-{version.version}"
+        if not kept.is_dir() or sha256_folder(kept) != sha256_folder(folder):
+            with atomic_folder(kept) as scratch:
+                shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        return kept
 
 
 def promote(uri: str, *, force: bool = False, tracking: TrackingConfig | None = None) -> Promotion:

@@ -387,7 +387,7 @@ def test_an_unforeseen_error_says_how_to_see_where_and_exits_4(
     def broken(*_: object, **__: object) -> None:
         raise ZeroDivisionError("of course")
 
-    monkeypatch.setattr("ytrainer_core.stages.validate.prepare_corpus", broken)
+    monkeypatch.setattr("ytrainer_core.stages.validate.prepare", broken)
     outcome = cli(
         "validate",
         f"model.name_or_path={base_folder}",

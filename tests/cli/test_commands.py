@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from ytrainer_core import __version__
 from ytrainer_core.cli.main import app, main
@@ -138,11 +139,14 @@ def test_a_table_says_what_happened_and_where_it_lies(stage: str, chain: Chain) 
 
 
 def test_rows_that_score_dropped_are_not_trained(chain: Chain) -> None:
-    """40 rows, a quarter held out, a tenth of the rest dropped."""
-    assert chain.result("validate")["metrics"]["rows_train"] == 30
-    assert chain.result("score")["metrics"]["rows_dropped"] == 3
+    """40 rows, a quarter held out by their hashes, a tenth of the rest dropped."""
+    rows = chain.result("validate")["metrics"]
+    trained = int(rows["rows_train"])
+    assert trained + rows["rows_validation"] == 40 and 20 < trained < 36
+    dropped = int(chain.result("score")["metrics"]["rows_dropped"])
+    assert dropped == round(0.1 * trained)
     order = json.loads((chain.folder / "order" / "order").read_text())
-    assert sorted(order["rows"]) == list(range(27))
+    assert sorted(order["rows"]) == list(range(trained - dropped))
 
 
 def test_the_trained_model_answers_differently_from_its_base(
@@ -179,7 +183,8 @@ def test_json_is_all_that_is_printed_where_it_is_asked_for(
 ) -> None:
     outcome = cli("validate", chain.config, f"output_dir={tmp_path / 'v'}", "--json")
     told = json.loads(outcome.out)
-    assert told["metrics"]["rows_train"] == 30 and "rules" in told["values"]
+    rows = {k: n for k, n in chain.result("validate")["metrics"].items() if k.startswith("rows_")}
+    assert rows.items() <= told["metrics"].items() and "rules" in told["values"]
 
 
 def test_the_same_command_gives_the_same_adapter(chain: Chain, cli: Cli, tmp_path: Path) -> None:
@@ -209,19 +214,29 @@ def test_order_refuses_scores_of_other_rows(chain: Chain, cli: Cli, tmp_path: Pa
     assert outcome.code == 2 and "different rows" in outcome.said
 
 
-def test_pretrain_makes_a_model_from_nothing(cli: Cli, tmp_path: Path) -> None:
+def test_pretrain_makes_a_model_from_nothing_the_same_by_one_process_and_by_two(
+    cli: Cli, tmp_path: Path
+) -> None:
     text = tmp_path / "text.txt"
     text.write_text("\n".join(f"The number {i} comes before {i + 1}." for i in range(60)))
-    out = tmp_path / "scratch"
-    outcome = cli(
-        "pretrain", f"data.train={text}", "data.max_length=64", "tracking.enabled=false",
-        "architecture.vocab_size=300", "architecture.hidden_size=16",
-        "architecture.intermediate_size=32", "architecture.num_hidden_layers=1",
-        "architecture.num_attention_heads=2", "architecture.head_dim=8",
-        "architecture.num_key_value_heads=1", "train.max_steps=2", f"output_dir={out}",
-    )  # fmt: skip
-    assert outcome.code == 0, outcome.said
-    assert cli("chat", out / "model", "--once", "one", "--max-new-tokens", 2).code == 0
+    made = []
+    for processes, accumulation in ((1, 2), (2, 1)):
+        out = tmp_path / f"by-{processes}"
+        outcome = cli(
+            "pretrain", f"data.train={text}", "data.max_length=64", "tracking.enabled=false",
+            "architecture.vocab_size=300", "architecture.hidden_size=16",
+            "architecture.intermediate_size=32", "architecture.num_hidden_layers=1",
+            "architecture.num_attention_heads=2", "architecture.head_dim=8",
+            "architecture.num_key_value_heads=1", "train.max_steps=2", "model.dtype=float32",
+            "train.per_device_batch_size=2", f"train.gradient_accumulation_steps={accumulation}",
+            f"launch.processes={processes}", f"output_dir={out}",
+        )  # fmt: skip
+        assert outcome.code == 0, outcome.said
+        assert cli("chat", out / "model", "--once", "one", "--max-new-tokens", 2).code == 0
+        made.append(load_file(out / "model" / "model.safetensors"))
+    one, two = made
+    assert one.keys() == two.keys()
+    assert max((one[name] - two[name]).abs().max().item() for name in one) < 1e-6
 
 
 # --- what runs nothing ---------------------------------------------------------------------------
@@ -345,7 +360,7 @@ def test_an_interrupted_command_exits_5(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ytrainer_core.stages.validate.prepare_corpus", interrupted)
+    monkeypatch.setattr("ytrainer_core.stages.validate.prepare", interrupted)
     outcome = cli("validate", chain.config, f"output_dir={tmp_path / 'v'}")
     assert outcome.code == 5 and "cancelled" in outcome.said
     assert not (tmp_path / "v").exists()
@@ -364,6 +379,6 @@ def test_a_stage_run_is_recorded_with_its_report(
     client = connect(TrackingConfig())
     (run,) = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert outcome.code == 0 and run.info.status == "FINISHED"
-    assert run.data.metrics["rows_train"] == 30
+    assert run.data.metrics["rows_read"] == 40
     stored = client.list_artifacts(run.info.run_id, "reports")
     assert [file.path for file in stored] == ["reports/validate.html"]

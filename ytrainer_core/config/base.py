@@ -39,6 +39,35 @@ def _numbers(value: object) -> object:
 Ints = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
 """A list of integers, given as a YAML list or as one comma-separated string."""
 
+
+def _pairs(value: object) -> object:
+    """{'a': 'b'} or 'a=b, c=d' -> ('a=b', 'c=d'); so that a mapping can be typed as one flag."""
+    if isinstance(value, Mapping):
+        value = tuple(f"{name}={_as_typed(given)}" for name, given in value.items())
+    parts = _split_commas(value)
+    if isinstance(parts, Sequence) and not isinstance(parts, str):
+        for part in parts:
+            name, equals, _ = str(part).partition("=")
+            if not equals or not name.strip():
+                raise ValueError(f"'{part}' is not NAME=VALUE")
+    return parts
+
+
+def _as_typed(value: object) -> object:
+    """What a YAML reader made of yes, no, on and off is taken back to words."""
+    return {True: "yes", False: "no"}.get(value, value) if isinstance(value, bool) else value
+
+
+Pairs = Annotated[tuple[str, ...], BeforeValidator(_pairs)]
+"""Names with values ('name=value'), given as a YAML mapping, a list or one comma-separated text."""
+
+
+def as_mapping(pairs: Sequence[str]) -> dict[str, str]:
+    """('a=b', 'c=d') -> {'a': 'b', 'c': 'd'}, blanks around names and values taken off."""
+    split = (pair.partition("=") for pair in pairs)
+    return {name.strip(): value.strip() for name, _, value in split}
+
+
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -70,6 +99,11 @@ def walk_fields(model: type[Section], prefix: str = "") -> Iterator[tuple[str, A
             yield from walk_fields(field.annotation, f"{dotted}.")
         else:
             yield dotted, field
+
+
+def description_of(field: Any) -> str:
+    """A knob's description in one line."""
+    return " ".join((field.description or "").split())
 
 
 def default_of(model: type[Section], dotted: str) -> Any:

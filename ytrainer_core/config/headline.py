@@ -12,6 +12,7 @@ from typing import Any
 from ytrainer_core.config.base import (
     Section,
     default_of,
+    description_of,
     get_dotted,
     set_dotted,
     validate_tree,
@@ -50,9 +51,7 @@ def headline_default(model: type[Section], name: str) -> Any:
 
 def headline_description(model: type[Section], name: str) -> str:
     """Description of a headline parameter, from its config field."""
-    return next(
-        field.description or "" for key, field in walk_fields(model) if key == HEADLINE[name]
-    )
+    return next(description_of(field) for key, field in walk_fields(model) if key == HEADLINE[name])
 
 
 def join_headline(

@@ -40,8 +40,8 @@ class ModelConfig(Section):
     """Precision of the computation; auto is bfloat16 on a GPU that has it, else float32."""
 
     init_from: str = ""
-    """Folder of an earlier tuned model to start from. Its LoRA is continued with its own rank, or
-    merged where every weight is trained."""
+    """Earlier tuned model to start from, a folder or models:/NAME/VERSION. Its LoRA is continued
+    with its own rank, or merged where every weight is trained."""
 
     attn_implementation: str = "auto"
     """Attention kernel as transformers names it; auto gives each document of a pack its own."""

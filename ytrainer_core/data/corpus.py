@@ -1,8 +1,8 @@
-"""The corpus folder: three Arrow files, a quarantine and a manifest, complete or not there.
+"""The corpus folder: an Arrow file per split, a quarantine and a manifest, complete or not there.
 
-Rows are written in batches and read memory-mapped, so a corpus may be larger than memory. The
-manifest's sha256 is over the kept rows and not over files: the same rows are the same corpus
-wherever they lay, and whatever library wrote them.
+Rows are written and read in record batches, so a corpus may be larger than memory. Digests are
+over the rows' contents, not over files: the same rows are the same corpus wherever they lay,
+whatever library wrote them and in whatever batches.
 """
 
 from __future__ import annotations
@@ -10,10 +10,12 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from ytrainer_core.data.formats import Rejected, Row, Turn
 from ytrainer_core.errors import DataError
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
-SPLITS = ("train", "validation", "general", "replay")
+SPLITS = ("train", "validation", "general", "replay", "earlier")
 MANIFEST = "manifest.json"
 QUARANTINE = "quarantine.jsonl"
 
@@ -33,82 +35,61 @@ BATCH_ROWS = 1000
 
 @dataclass(frozen=True)
 class Corpus:
-    """An opened corpus folder. The splits have the columns origin, messages and text."""
+    """An opened corpus folder. The splits have the columns of `row_schema`."""
 
     folder: Path
     train: datasets.Dataset
     validation: datasets.Dataset
     general: datasets.Dataset
     replay: datasets.Dataset
+    earlier: datasets.Dataset
     manifest: dict[str, Any]
 
 
-def write_corpus(
-    folder: Path,
-    *,
-    train: Iterable[Row],
-    validation: Iterable[Row],
-    general: Iterable[Row],
-    quarantine: Iterable[Rejected],
-    manifest: dict[str, Any],
-    replay: Iterable[Row] = (),
-) -> Corpus:
-    """Write a corpus folder, whole or not at all, and open it.
-
-    The iterables are consumed in the order of SPLITS, then the quarantine. The manifest's
-    counts (but for read and the warnings among the rules), file sizes and sha256 are filled in.
-    Raises ValueError where kept and quarantined rows are not manifest["counts"]["read"].
-    """
-    with atomic_folder(folder) as scratch:
-        digest = hashlib.sha256()
-        counts: dict[str, Any] = dict(manifest["counts"])
-        for split, rows in zip(SPLITS, (train, validation, general, replay), strict=True):
-            counts[split] = _write_split(scratch / f"{split}.arrow", split, rows, digest)
-        by_rule = _write_quarantine(scratch / QUARANTINE, quarantine)
-        counts["quarantined"] = by_rule.total()
-        counts["rules"] = dict(by_rule + Counter(counts.get("rules", {})))
-        _check_sum(counts)
-        sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
-        whole = {**manifest, "counts": counts, "files": sizes, "sha256": digest.hexdigest()}
-        write_json(scratch / MANIFEST, whole)
-    return load_corpus(folder)
-
-
-def _check_sum(counts: dict[str, Any]) -> None:
-    kept = sum(counts[split] for split in SPLITS)
-    if kept + counts["quarantined"] != counts["read"]:
-        raise ValueError(
-            f"{kept} kept and {counts['quarantined']} quarantined rows are not the "
-            f"{counts['read']} that were read"
-        )
+# --- rows as columns -----------------------------------------------------------------------------
 
 
 def row_schema() -> pa.Schema:
-    """The columns of a split."""
+    """The columns of a split: a Row without `raw`."""
     import pyarrow as pa
 
-    message = pa.struct({"role": pa.string(), "content": pa.string()})
-    return pa.schema({"origin": pa.string(), "messages": pa.list_(message), "text": pa.string()})
+    message = pa.struct({"role": pa.string(), "content": pa.string(), "trained": pa.bool_()})
+    return pa.schema(
+        {
+            "origin": pa.string(),
+            "messages": pa.list_(message),
+            "text": pa.string(),
+            "label": pa.bool_(),
+            "rejected": pa.list_(message),
+            "extra": pa.string(),
+        }
+    )
 
 
 def row_columns(rows: Sequence[Row]) -> dict[str, list[Any]]:
     """Rows as the columns of a split."""
     return {
         "origin": [row.origin for row in rows],
-        "messages": [messages_of(row) for row in rows],
+        "messages": [messages_of(row.turns) for row in rows],
         "text": [row.text for row in rows],
+        "label": [row.label for row in rows],
+        "rejected": [messages_of(row.rejected) for row in rows],
+        "extra": [row.extra for row in rows],
     }
 
 
-def messages_of(row: Row) -> list[dict[str, str]]:
-    """The turns as chat templates take them."""
-    return [{"role": turn.role, "content": turn.content} for turn in row.turns]
+def messages_of(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The turns as the tokenizer takes them."""
+    return [{"role": turn.role, "content": turn.content, "trained": turn.trained} for turn in turns]
 
 
-def row_of(record: dict[str, Any]) -> Row:
+def row_of(record: Mapping[str, Any]) -> Row:
     """A record of a split as a Row again."""
-    turns = tuple(Turn(m["role"], m["content"]) for m in record["messages"])
-    return Row(record["origin"], turns, record["text"])
+    turns, rejected = (
+        tuple(Turn(m["role"], m["content"], m["trained"]) for m in record[name])
+        for name in ("messages", "rejected")
+    )
+    return Row(record["origin"], turns, record["text"], record["label"], rejected, record["extra"])
 
 
 def row_texts(dataset: datasets.Dataset) -> Iterator[str]:
@@ -119,9 +100,19 @@ def row_texts(dataset: datasets.Dataset) -> Iterator[str]:
             yield message["content"]
 
 
-def raw_text(record: dict[str, Any]) -> str:
+def raw_text(record: Mapping[str, Any]) -> str:
     """A stored row as a person reads it: its text, or its messages as JSON."""
-    return str(record["text"]) or json.dumps(record["messages"], ensure_ascii=False)
+    messages = [{"role": m["role"], "content": m["content"]} for m in record["messages"]]
+    return str(record["text"]) or json.dumps(messages, ensure_ascii=False)
+
+
+def row_batches(rows: Iterable[Row], size: int = BATCH_ROWS) -> Iterator[pa.RecordBatch]:
+    """Record batches of at most `size` rows."""
+    import pyarrow as pa
+
+    schema = row_schema()
+    for batch in batched(rows, size):
+        yield pa.record_batch(row_columns(batch), schema=schema)
 
 
 def batched(rows: Iterable[Row], size: int = BATCH_ROWS) -> Iterator[list[Row]]:
@@ -136,21 +127,106 @@ def batched(rows: Iterable[Row], size: int = BATCH_ROWS) -> Iterator[list[Row]]:
         yield batch
 
 
-def _write_split(path: Path, split: str, rows: Iterable[Row], digest: hashlib._Hash) -> int:
-    """Write one split, add its rows to the digest, return their number."""
+class RowsDigest:
+    """sha256 over the contents of columns, the same however the rows are cut into batches.
+
+    Of a column of texts the lengths and the bytes are hashed, of a list its lengths and its
+    elements, of a struct its fields; each by itself, and in the end all together.
+    """
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._columns = columns
+        self._parts: dict[str, hashlib._Hash] = {}
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of a batch (or of a table of one chunk)."""
+        for name in self._columns:
+            column = batch.column(name)
+            for chunk in getattr(column, "chunks", [column]):
+                self._add(name, chunk)
+
+    def _add(self, name: str, array: Any) -> None:
+        import pyarrow as pa
+        from pyarrow import compute
+
+        if pa.types.is_struct(array.type):
+            for field, part in zip(array.type, array.flatten(), strict=True):
+                self._add(f"{name}.{field.name}", part)
+        elif pa.types.is_list(array.type):
+            self._feed(f"{name} lengths", array.value_lengths().fill_null(-1))
+            self._add(f"{name}.", array.flatten())
+        elif pa.types.is_string(array.type):
+            lengths = compute.binary_length(array)
+            self._feed(f"{name} lengths", lengths.fill_null(-1))
+            _, offsets, data = array.buffers()
+            if data is not None and len(array):
+                bounds = np.frombuffer(offsets, np.int32)[array.offset :][: len(array) + 1]
+                self._hash(name).update(memoryview(data)[bounds[0] : bounds[-1]])
+        elif pa.types.is_boolean(array.type):
+            self._feed(name, array.cast(pa.int32()).fill_null(-1))
+        else:
+            self._feed(name, array)
+
+    def _feed(self, name: str, numbers: Any) -> None:
+        self._hash(name).update(numbers.to_numpy(zero_copy_only=False).tobytes())
+
+    def _hash(self, name: str) -> hashlib._Hash:
+        return self._parts.setdefault(name, hashlib.sha256())
+
+    def hexdigest(self) -> str:
+        """The digest of all rows so far."""
+        whole = hashlib.sha256()
+        for name in sorted(self._parts):
+            whole.update(f"{name}={self._parts[name].hexdigest()}\n".encode())
+        return whole.hexdigest()
+
+
+# --- writing -------------------------------------------------------------------------------------
+
+
+def write_corpus(
+    folder: Path,
+    splits: Mapping[str, Iterable[pa.RecordBatch]],
+    *,
+    quarantine: Iterable[Rejected],
+    manifest: Mapping[str, Any],
+) -> Corpus:
+    """Write a corpus folder, whole or not at all, and open it.
+
+    splits: record batches of `row_schema` by split; those not named are empty. They are consumed
+    in the order of SPLITS, then the quarantine. The manifest's counts of splits, of quarantined
+    rows and of error rules, file sizes and sha256 are filled in.
+    """
+    with atomic_folder(folder) as scratch:
+        digest = hashlib.sha256()
+        counts: dict[str, Any] = dict(manifest["counts"])
+        for split in SPLITS:
+            rows, content = _write_split(scratch / f"{split}.arrow", splits.get(split, ()))
+            counts[split] = rows
+            if rows:
+                digest.update(f"{split}={content}\n".encode())
+        by_rule = _write_quarantine(scratch / QUARANTINE, quarantine)
+        counts["quarantined"] = by_rule.total()
+        counts["rules"] = dict(by_rule + Counter(counts.get("rules", {})))
+        sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
+        whole = {**manifest, "counts": counts, "files": sizes, "sha256": digest.hexdigest()}
+        write_json(scratch / MANIFEST, whole)
+    return load_corpus(folder)
+
+
+def _write_split(path: Path, batches: Iterable[pa.RecordBatch]) -> tuple[int, str]:
+    """Write one split; return its number of rows and the digest of their contents."""
     import pyarrow as pa
 
-    count = 0
     schema = row_schema()
+    digest = RowsDigest([name for name in schema.names if name != "origin"])
+    count = 0
     with path.open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
-        for batch in batched(rows):
-            stream.write_batch(pa.record_batch(row_columns(batch), schema=schema))
-            count += len(batch)
-            for row in batch:
-                turns = [[turn.role, turn.content] for turn in row.turns]
-                digest.update(json.dumps([split, turns, row.text]).encode())
-                digest.update(b"\n")
-    return count
+        for batch in batches:
+            stream.write_batch(batch)
+            digest.update(batch)
+            count += batch.num_rows
+    return count, digest.hexdigest()
 
 
 def _write_quarantine(path: Path, rejected: Iterable[Rejected]) -> Counter[str]:
@@ -174,6 +250,46 @@ def read_quarantine(folder: Path) -> Iterator[Rejected]:
     with (folder / QUARANTINE).open(encoding="utf-8") as file:
         for line in file:
             yield Rejected(**json.loads(line))
+
+
+def rewrite_train(
+    corpus: Corpus, folder: Path, keep: Sequence[int], quarantined: Sequence[Rejected]
+) -> Corpus:
+    """A new corpus folder with only the training rows at the positions `keep`, in that order.
+
+    quarantined: the other training rows, with their reasons; they join the quarantine.
+    Raises ValueError unless every training row is in exactly one of the two.
+    """
+    if len(set(keep)) != len(keep) or len(keep) + len(quarantined) != len(corpus.train):
+        raise ValueError(
+            f"{len(keep)} kept (each once) and {len(quarantined)} quarantined rows are not the "
+            f"{len(corpus.train)} training rows"
+        )
+    if not keep:
+        raise DataError(
+            f"{corpus.folder}: no training row is left of {len(corpus.train)}. "
+            "Loosen what drops them; their reasons are in the score report."
+        )
+    counts = corpus.manifest["counts"]
+    before = Counter(row.rule for row in read_quarantine(corpus.folder))
+    warnings = Counter(counts["rules"])
+    warnings.subtract(before)
+    splits = {name: getattr(corpus, name) for name in SPLITS} | {"train": corpus.train.select(keep)}
+    return write_corpus(
+        folder,
+        {name: _batches_of(split) for name, split in splits.items()},
+        quarantine=(row for part in (read_quarantine(corpus.folder), quarantined) for row in part),
+        manifest={**corpus.manifest, "counts": {**counts, "rules": +warnings}},
+    )
+
+
+def _batches_of(dataset: datasets.Dataset) -> Iterator[pa.RecordBatch]:
+    schema = row_schema()
+    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        yield from table.cast(schema).combine_chunks().to_batches()
+
+
+# --- reading -------------------------------------------------------------------------------------
 
 
 def load_corpus(folder: Path) -> Corpus:
@@ -223,41 +339,3 @@ def _damaged(path: Path, why: str) -> DataError:
         f"{path}: the corpus is damaged: {why}. Delete the folder and run `ytrainer validate` "
         "again."
     )
-
-
-def rewrite_train(
-    corpus: Corpus, folder: Path, keep: Sequence[int], quarantined: Sequence[Rejected]
-) -> Corpus:
-    """A new corpus folder with only the training rows at the positions `keep`, in that order.
-
-    quarantined: the other training rows, with their reasons; they join the quarantine.
-    Raises ValueError unless every training row is in exactly one of the two.
-    """
-    if len(set(keep)) != len(keep) or len(keep) + len(quarantined) != len(corpus.train):
-        raise ValueError(
-            f"{len(keep)} kept (each once) and {len(quarantined)} quarantined rows are not the "
-            f"{len(corpus.train)} training rows"
-        )
-    if not keep:
-        raise DataError(
-            f"{corpus.folder}: no training row is left of {len(corpus.train)}. "
-            "Loosen what drops them; their reasons are in the score report."
-        )
-    counts = corpus.manifest["counts"]
-    before = Counter(row.rule for row in read_quarantine(corpus.folder))
-    warnings = Counter(counts["rules"])
-    warnings.subtract(before)
-    manifest = {**corpus.manifest, "counts": {"read": counts["read"], "rules": +warnings}}
-    return write_corpus(
-        folder,
-        train=_rows_of(corpus.train.select(keep)),
-        validation=_rows_of(corpus.validation),
-        general=_rows_of(corpus.general),
-        replay=_rows_of(corpus.replay),
-        quarantine=(row for part in (read_quarantine(corpus.folder), quarantined) for row in part),
-        manifest=manifest,
-    )
-
-
-def _rows_of(dataset: datasets.Dataset) -> Iterator[Row]:
-    return (row_of(record) for record in dataset)

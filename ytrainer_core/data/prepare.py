@@ -1,49 +1,49 @@
-"""From files to a corpus that can be trained on: read, check, compare, split, write.
+"""From sources to a corpus that can be trained on: read, check, compare, split, sample, write.
 
-Rows pass through a scratch file on disk, because some rules know their verdict only after the last
-row (a contradiction takes out the earlier row too); in memory stay 250 bytes a row.
+Rows pass through shards on disk (`staging.py`), because some rules know their verdict only after
+the last row (a contradiction takes out the earlier row too). What was checked is tokenized
+already, so the tokens are written along with the rows.
 """
 
 from __future__ import annotations
 
-import random
-import tempfile
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ytrainer_core.config.data import DataConfig
-from ytrainer_core.data.checks import (
-    Index,
+from ytrainer_core.data.checks import RuleBook
+from ytrainer_core.data.compare import (
+    COMPARING_RULES,
+    LEAKAGE_RULES,
     Verdict,
+    Verdicts,
     compare_rows,
-    first_error,
     leakage,
+    near_text,
     verdict_reason,
-    warnings_of,
 )
 from ytrainer_core.data.corpus import (
     SPLITS,
     Corpus,
-    messages_of,
+    RowsDigest,
     rejected_line,
-    row_columns,
-    row_of,
+    row_batches,
     row_schema,
     write_corpus,
 )
-from ytrainer_core.data.formats import Rejected, Row
-from ytrainer_core.data.reader import Source, find_sources, read_sources
-from ytrainer_core.data.tokenize import (
-    BATCH_ROWS,
-    Tokenized,
-    require_chat_template,
-    tokenize_configured,
-    truncate,
-)
+from ytrainer_core.data.formats import Rejected
+from ytrainer_core.data.mixing import Positions, held_out, joined, joined_groups, sampled
+from ytrainer_core.data.reader import Source, find_sources
+from ytrainer_core.data.shards import RULE_NUMBERS
+from ytrainer_core.data.staging import KINDS, Staged, Stager, staging_folder, staging_key
+from ytrainer_core.data.tokenize import token_path, token_writer
 from ytrainer_core.errors import DataError
 from ytrainer_core.files import atomic_folder, sha256_file, write_text
 
@@ -51,10 +51,15 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-# Rows held out at most where no validation file is named.
-MAX_HELD_OUT = 1000
-# Quarantined rows per rule that a failing stage leaves to look at.
+MEASURED = "general"
+"""The split whose rows are measured and never trained."""
+
 SAMPLES_PER_RULE = 20
+"""Rows per rule that a failing stage leaves to look at, and that are kept of every warning."""
+
+_LEAST_LABEL_SHARE = 0.05
+"""Share of good or of bad answers in rows for KTO below which the other kind rules the training."""
+
 # Rows, and rules, that one error message names.
 _NAMED_ROWS = 5
 _NAMED_RULES = 3
@@ -62,35 +67,18 @@ _NAMED_RULES = 3
 _MASKED_RULES = ("no_trained_token", "no_assistant_turn")
 
 
-@dataclass
-class Staged:
-    """One split after reading: its rows in a scratch file, and what is known about each.
+@dataclass(frozen=True)
+class Prepared:
+    """A corpus, and what was learned of it on the way.
 
-    Positions count the rows read from 0. A row is out when it has a rule of its own (in the scratch
-    file) or a verdict.
+    lengths: tokens of each training row, empty without a tokenizer. targets: trained tokens of
+    them all. warned: samples of the rows that broke a warning rule and stayed.
     """
 
-    name: str
-    path: Path
-    read: int = 0
-    own_rules: Counter[str] = field(default_factory=Counter)
-    warnings: dict[int, tuple[str, ...]] = field(default_factory=dict)
-    index: Index = field(default_factory=Index)
-    verdicts: dict[int, Verdict] = field(default_factory=dict)
-
-    def rules(self) -> Counter[str]:
-        """Quarantined rows by rule."""
-        return self.own_rules + Counter(verdict.rule for verdict in self.verdicts.values())
-
-    def clean(self) -> list[int]:
-        """Positions of the rows that stay."""
-        return [p for p in self.index.positions if p not in self.verdicts]
-
-    def table(self) -> pa.Table:
-        """The scratch file, memory-mapped."""
-        import pyarrow as pa
-
-        return pa.ipc.open_stream(pa.memory_map(str(self.path))).read_all()
+    corpus: Corpus
+    lengths: np.ndarray[Any, np.dtype[np.int32]]
+    targets: int
+    warned: Sequence[Rejected]
 
 
 def prepare_corpus(
@@ -100,28 +88,42 @@ def prepare_corpus(
     tokenizer: PreTrainedTokenizerBase | None,
     seed: int,
 ) -> Corpus:
-    """Read, check, split and write the corpus that `config` names.
+    """`prepare` for those who want the corpus only."""
+    return prepare(config, folder, tokenizer=tokenizer, seed=seed).corpus
+
+
+def prepare(
+    config: DataConfig,
+    folder: Path,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None,
+    seed: int,
+) -> Prepared:
+    """Read, check, split, sample and write the corpus that `config` names.
 
     tokenizer: the model's, for the rules about tokens (too_long, no_trained_token); None leaves
-    them out. seed: of the choice of held-out rows.
-    Raises DataError where files cannot be read, or too little is left to train on; samples of the
-    quarantined rows are then in `folder`/quarantine.
+    them out. seed: of the choice of held-out, sampled and joined rows.
+    Raises DataError where sources cannot be read, or too little is left to train on; samples of
+    the quarantined rows are then in `folder`/quarantine.
     """
+    rules = RuleBook(config)
     sources = _find_all(config)
+    digests = {s.path: sha256_file(s.path) for split in SPLITS for s in sources[split]}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
-        staged = {
-            split: _stage(split, sources[split], config, tokenizer, Path(scratch))
-            for split in SPLITS
+    with staging_folder(staging_key(config, tokenizer, [*digests.values()])) as scratch:
+        stager = Stager(config, tokenizer, scratch)
+        splits = {
+            name: _Split(stager.stage(name, sources[name], name == MEASURED), rules)
+            for name in SPLITS
         }
-        _compare(staged)
+        _compare(splits, config, rules)
         try:
-            _judge(staged, config)
+            _judge(splits, config)
+            chosen = _choose(splits, config, seed)
         except DataError as error:
-            samples = _write_samples(staged, folder / "quarantine")
+            samples = _write_samples(splits, folder / "quarantine")
             raise DataError(*error.faults, f"Samples of the quarantined rows: {samples}") from error
-        held_out = _hold_out(staged, config, seed)
-        return _write(folder, staged, held_out, sources)
+        return _write(folder, splits, chosen, config, tokenizer, digests)
 
 
 def _find_all(config: DataConfig) -> dict[str, list[Source]]:
@@ -140,174 +142,121 @@ def _find_all(config: DataConfig) -> dict[str, list[Source]]:
     return found
 
 
-# --- read and check each row ---------------------------------------------------------------------
-
-
-def _stage(
-    name: str,
-    sources: Sequence[Source],
-    config: DataConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-    scratch: Path,
-) -> Staged:
-    """Read one split into its scratch file, with the verdict of every rule about single rows."""
-    import pyarrow as pa
-
-    staged = Staged(name, scratch / f"{name}.arrow")
-    schema = row_schema()
-    for column in ("raw", "rule", "reason"):
-        schema = schema.append(pa.field(column, pa.string()))
-    rows = read_sources(sources, config)
-    with staged.path.open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
-        while batch := list(islice(rows, BATCH_ROWS)):
-            checked = _check_batch(batch, staged, config, tokenizer)
-            stream.write_batch(pa.record_batch(_staged_columns(batch, checked), schema=schema))
-            staged.read += len(batch)
-    return staged
-
-
-def _staged_columns(
-    batch: Sequence[Row | Rejected], checked: Sequence[Row | Rejected]
-) -> dict[str, list[Any]]:
-    rows = [row if isinstance(row, Row) else Row(row.origin, ()) for row in checked]
-    rejected = [row if isinstance(row, Rejected) else None for row in checked]
-    return row_columns(rows) | {
-        "raw": [row.raw for row in batch],
-        "rule": [row.rule if row else "" for row in rejected],
-        "reason": [row.reason if row else "" for row in rejected],
-    }
-
-
-def _check_batch(
-    batch: Sequence[Row | Rejected],
-    staged: Staged,
-    config: DataConfig,
-    tokenizer: PreTrainedTokenizerBase | None,
-) -> list[Row | Rejected]:
-    """The batch with every row that breaks an error rule turned into a Rejected."""
-    checked = [_check_row(row) for row in batch]
-    if tokenizer is not None:
-        checked = _check_tokens(checked, staged, config, tokenizer)
-    for position, row in enumerate(checked, start=staged.read):
-        if isinstance(row, Rejected):
-            staged.own_rules[row.rule] += 1
-            continue
-        staged.index.add(position, row)
-        if warnings := warnings_of(row):
-            staged.warnings[position] = staged.warnings.get(position, ()) + warnings
-    return checked
-
-
-def _check_row(row: Row | Rejected) -> Row | Rejected:
-    if isinstance(row, Rejected) or (broken := first_error(row)) is None:
-        return row
-    return Rejected(row.origin, *broken, row.raw)
-
-
-def _check_tokens(
-    rows: Sequence[Row | Rejected],
-    staged: Staged,
-    config: DataConfig,
-    tokenizer: PreTrainedTokenizerBase,
-) -> list[Row | Rejected]:
-    """Apply the rules about tokens, and note the rows that will be cut."""
-    good = [row for row in rows if isinstance(row, Row)]
-    if any(row.turns for row in good):
-        require_chat_template(tokenizer)
-    tokens = iter(_tokenize(good, config, tokenizer))
-    # Held-out general rows are measured and not trained, so their beginning serves as well as all.
-    cut = config.on_too_long == "truncate" or staged.name == "general"
-    checked: list[Row | Rejected] = []
-    for position, row in enumerate(rows, start=staged.read):
-        if isinstance(row, Rejected):
-            checked.append(row)
-            continue
-        outcome = next(tokens)
-        if isinstance(outcome, Tokenized):
-            if cut and row.turns and len(outcome.input_ids) > config.max_length:
-                staged.warnings[position] = ("truncated",)
-                outcome = truncate(outcome, config.max_length)
-            broken = _token_error(row, outcome, config)
-        else:
-            broken = ("template_refused", str(outcome))
-        checked.append(Rejected(row.origin, *broken, row.raw) if broken else row)
-    return checked
-
-
-def _tokenize(
-    rows: Sequence[Row], config: DataConfig, tokenizer: PreTrainedTokenizerBase
-) -> list[Tokenized | DataError]:
-    """Each row's tokens, or why it has none."""
-    pairs = [(messages_of(row), row.text) for row in rows]
-    try:
-        return [*tokenize_configured(pairs, tokenizer, config)]
-    except DataError as error:
-        if len(rows) == 1:
-            return [error]
-    return [outcome for row in rows for outcome in _tokenize([row], config, tokenizer)]
-
-
-def _token_error(row: Row, tokens: Tokenized, config: DataConfig) -> tuple[str, str] | None:
-    length = len(tokens.input_ids)
-    if row.turns and length > config.max_length:  # raw documents are split, not too long
-        return "too_long", (
-            f"is {length} tokens long, more than data.max_length={config.max_length}. Shorten it, "
-            "raise data.max_length, or set data.on_too_long=truncate."
-        )
-    if not tokens.trained_tokens:
-        return "no_trained_token", (
-            f"has no token that carries a label (in its first {length} tokens), so nothing of it "
-            "would be trained. Look at it with `ytrainer preview`."
-        )
-    return None
-
-
 # --- compare rows, judge the whole ---------------------------------------------------------------
 
 
-def _compare(staged: Mapping[str, Staged]) -> None:
+class _Split:
+    """A staged split with the verdicts that only a look at all rows gives."""
+
+    def __init__(self, staged: Staged, rules: RuleBook) -> None:
+        self.staged, self._rules = staged, rules
+        self._verdicts: list[Verdicts] = []
+
+    def settle(self, verdicts: Verdicts) -> None:
+        """Take in verdicts; the earlier ones about a row stand."""
+        self._verdicts.append(verdicts)
+        self.__dict__.pop("out", None)
+        self.__dict__.pop("warned", None)
+
+    @cached_property
+    def out(self) -> Verdicts:
+        """Verdicts by rules that are errors: these rows are quarantined."""
+        return self._of("error")
+
+    @cached_property
+    def warned(self) -> Verdicts:
+        """Verdicts by rules that are warnings: these rows stay."""
+        return self._of("warning")
+
+    def _of(self, severity: str) -> Verdicts:
+        rules = [rule for rule in COMPARING_RULES if self._rules.severity(rule) == severity]
+        return Verdicts.concatenate([verdicts.only(rules) for verdicts in self._verdicts])
+
+    def clean(self) -> Positions:
+        """Positions of the rows that stay."""
+        clean = self.staged.index.positions
+        return clean[np.isin(clean, self.out.positions, invert=True)]
+
+    def rules(self) -> Counter[str]:
+        """Quarantined rows by rule."""
+        return self.staged.own_rules() + self.out.counts()
+
+    def rejected(self, validation: _Split) -> Iterator[Rejected]:
+        """The quarantined rows, in file order. validation: what a leak has leaked into."""
+        out = np.setdiff1d(np.arange(self.staged.read), self.clean())
+        for position, record in zip(out.tolist(), self.staged.records(out), strict=True):
+            rule, reason = record["rule"], record["reason"]
+            if verdict := self.out.get(position):
+                rule, reason = verdict.rule, self.reason(verdict, validation)
+            yield Rejected(record["origin"], rule, reason, record["raw"])
+
+    def reason(self, verdict: Verdict, validation: _Split) -> str:
+        """A verdict in words."""
+        other = validation if verdict.rule in LEAKAGE_RULES else self
+        return verdict_reason(verdict, lambda at: other.staged.row(at).origin)
+
+
+def _compare(splits: Mapping[str, _Split], config: DataConfig, rules: RuleBook) -> None:
     """Fill in the verdicts that only a look at all rows gives."""
-    for split in staged.values():
-        split.verdicts = compare_rows(split.index)
-    train, validation = staged["train"], staged["validation"]
-    remaining = train.index.without(train.verdicts)
-    held_out = validation.index.without(validation.verdicts)
-    train.verdicts |= leakage(remaining, held_out)
+    near = config.near_duplicate_similarity
+
+    def texts(split: _Split) -> Callable[[int], str]:
+        return lambda position: near_text(split.staged.row(position))
+
+    for split in splits.values():
+        found = compare_rows(
+            split.staged.index,
+            near_similarity=near,
+            text_of=texts(split),
+            severity=rules.severity,
+        )
+        split.settle(found)
+    train, validation = splits["train"], splits["validation"]
+    if validation.staged.read:
+        train.settle(
+            leakage(
+                train.staged.index.without(train.out),
+                validation.staged.index.without(validation.out),
+                near_similarity=near,
+                text_of=texts(train),
+                validation_text_of=texts(validation),
+                severity=rules.severity,
+            )
+        )
 
 
-def _judge(staged: Mapping[str, Staged], config: DataConfig) -> None:
+def _judge(splits: Mapping[str, _Split], config: DataConfig) -> None:
     """Raise DataError where what is left must not be trained on."""
     if config.on_invalid == "fail":
-        _refuse_any(staged)
-    for split in staged.values():
-        rules = split.rules()
-        if not split.read:
+        _refuse_any(splits)
+    for name, split in splits.items():
+        rules, read = split.rules(), split.staged.read
+        if not read:
             continue
-        if split.name == "train" and sum(rules[name] for name in _MASKED_RULES) == split.read:
+        first = _first_reasons(splits, split)
+        if name == "train" and sum(rules[rule] for rule in _MASKED_RULES) == read:
             raise DataError(
-                f"data.train: no row has a token to train, all {split.read} labels are masked. "
-                f"{_first_reasons(staged, split)} Add assistant turns, or look at the rows with "
-                "`ytrainer preview`."
+                f"data.train: no row has a token to train, all {read} labels are masked. "
+                f"{first} Add assistant turns, or look at the rows with `ytrainer preview`."
             )
-        if rules.total() == split.read:
+        if rules.total() == read:
             raise DataError(
-                f"data.{split.name}: nothing is left, all {split.read} rows are quarantined "
-                f"({_top(rules)}). {_first_reasons(staged, split)} Mend the rows."
+                f"data.{name}: nothing is left, all {read} rows are quarantined "
+                f"({_top(rules)}). {first} Mend the rows."
             )
-        share = rules.total() / split.read
+        share = rules.total() / read
         if share > config.max_dropped:
             raise DataError(
-                f"data.{split.name}: {rules.total()} of {split.read} rows ({share:.0%}) are "
-                f"quarantined, more than data.max_dropped={config.max_dropped} allows "
-                f"({_top(rules)}). {_first_reasons(staged, split)} Mend the rows, or raise "
-                "data.max_dropped."
+                f"data.{name}: {rules.total()} of {read} rows ({share:.0%}) are quarantined, more "
+                f"than data.max_dropped={config.max_dropped} allows ({_top(rules)}). {first} Mend "
+                "the rows, switch a rule with data.rules, or raise data.max_dropped."
             )
 
 
-def _refuse_any(staged: Mapping[str, Staged]) -> None:
-    bad = [(split, row) for split in staged.values() for row in _rejected(staged, split)]
+def _refuse_any(splits: Mapping[str, _Split]) -> None:
+    bad = [row for split in splits.values() for row in split.rejected(splits["validation"])]
     if bad:
-        shown = (f"{row.origin}: {row.rule}: {row.reason}" for _, row in bad[:SAMPLES_PER_RULE])
+        shown = (f"{row.origin}: {row.rule}: {row.reason}" for row in bad[:SAMPLES_PER_RULE])
         raise DataError(
             f"{len(bad)} rows are invalid and data.on_invalid=fail. Mend them, or set "
             "data.on_invalid=drop. The first are:",
@@ -319,16 +268,16 @@ def _top(rules: Counter[str]) -> str:
     return ", ".join(f"{name} {count}" for name, count in rules.most_common(_NAMED_RULES))
 
 
-def _first_reasons(staged: Mapping[str, Staged], split: Staged) -> str:
-    first = list(islice(_rejected(staged, split), _NAMED_ROWS))
+def _first_reasons(splits: Mapping[str, _Split], split: _Split) -> str:
+    first = islice(split.rejected(splits["validation"]), _NAMED_ROWS)
     return " ".join(f"{row.origin}: {row.reason}" for row in first)
 
 
-def _write_samples(staged: Mapping[str, Staged], folder: Path) -> Path:
+def _write_samples(splits: Mapping[str, _Split], folder: Path) -> Path:
     """The first quarantined rows of each rule, one file a rule."""
     samples: dict[str, list[Rejected]] = {}
-    for split in staged.values():
-        for row in _rejected(staged, split):
+    for split in splits.values():
+        for row in split.rejected(splits["validation"]):
             kept = samples.setdefault(row.rule, [])
             if len(kept) < SAMPLES_PER_RULE:
                 kept.append(row)
@@ -338,88 +287,221 @@ def _write_samples(staged: Mapping[str, Staged], folder: Path) -> Path:
     return folder
 
 
-# --- split and write -----------------------------------------------------------------------------
+# --- split, sample, join -------------------------------------------------------------------------
 
 
-def _hold_out(staged: Mapping[str, Staged], config: DataConfig, seed: int) -> frozenset[int]:
-    """Positions of the training rows that become validation rows."""
-    if config.validation or not config.validation_fraction:
-        return frozenset()
-    clean = staged["train"].clean()
-    wanted = max(1, min(MAX_HELD_OUT, round(config.validation_fraction * len(clean))))
-    return frozenset(random.Random(seed).sample(clean, min(wanted, len(clean) - 1)))
+@dataclass(frozen=True)
+class _Chosen:
+    """Rows of a split of the corpus: groups of positions in a staged split, most of one row."""
+
+    split: str
+    groups: Sequence[Sequence[int]] | Positions
+
+    @property
+    def positions(self) -> Positions:
+        """All of them, in order; copies count."""
+        if isinstance(self.groups, np.ndarray):
+            return self.groups
+        return np.fromiter((p for group in self.groups for p in group), np.int64)
+
+
+def _choose(splits: Mapping[str, _Split], config: DataConfig, seed: int) -> dict[str, _Chosen]:
+    """Which rows each split of the corpus holds. Raises DataError where too few are left."""
+    clean = {name: split.clean() for name, split in splits.items()}
+    chosen = {}
+    if not config.validation and config.validation_fraction:
+        train = splits["train"].staged
+        ids = np.where(train.of("prompt").any(1)[:, None], train.of("prompt"), train.of("whole"))
+        at = clean["train"]
+        out = held_out(
+            ids[at],
+            train.of("source")[at],
+            config.validation_fraction,
+            config.validation_rows,
+            seed,
+        )
+        clean["train"] = at[~out]
+        chosen["validation"] = _Chosen("train", at[out])
+    for name, split in splits.items():
+        taken = _sampled(split.staged, clean[name], config, seed)
+        chosen.setdefault(name, _Chosen(name, taken))
+    if len(chosen["train"].groups) < max(1, config.min_rows):
+        raise DataError(
+            f"data.train: {len(chosen['train'].groups)} rows are left after checks and sampling, "
+            f"fewer than data.min_rows={config.min_rows}. Add rows, raise a sampling rate, or "
+            "lower data.min_rows."
+        )
+    if config.join_probability:
+        chosen["train"] = _Chosen("train", _groups(splits["train"].staged, chosen, config, seed))
+    return chosen
+
+
+def _sampled(staged: Staged, clean: Positions, config: DataConfig, seed: int) -> Positions:
+    """The clean rows of each source, as often as its rate says."""
+    source_of, characters = staged.of("source")[clean], staged.of("characters")[clean]
+    parts = []
+    for number, source in enumerate(staged.sources):
+        own = source_of == number
+        if not own.any():
+            continue
+        if source.rate == 1:
+            parts.append(clean[own])
+            continue
+        sizes = characters[own].astype(np.int64) if config.sample_by == "characters" else None
+        parts.append(sampled(clean[own], source.rate, seed + number, sizes=sizes))
+    return np.concatenate(parts) if parts else clean
+
+
+def _groups(
+    staged: Staged, chosen: Mapping[str, _Chosen], config: DataConfig, seed: int
+) -> list[list[int]]:
+    positions = chosen["train"].positions
+    lengths = staged.of("length")[positions]
+    conversation = staged.of("kinds")[positions] == KINDS.index("conversation")
+    return joined_groups(
+        positions,
+        lengths.astype(np.int64),
+        conversation & (lengths >= 0),
+        staged.of("system")[positions],
+        config.join_probability,
+        config.max_length,
+        seed,
+    )
+
+
+# --- write ---------------------------------------------------------------------------------------
 
 
 def _write(
     folder: Path,
-    staged: Mapping[str, Staged],
-    held_out: frozenset[int],
-    sources: Mapping[str, Sequence[Source]],
-) -> Corpus:
-    train, validation, general, replay = (staged[split] for split in SPLITS)
-    own = _kept(validation, frozenset(validation.clean()))
-    warnings: Counter[str] = Counter()
-    for split in staged.values():
-        kept = set(split.clean())
-        warnings.update(n for p, names in split.warnings.items() if p in kept for n in names)
-    return write_corpus(
+    splits: Mapping[str, _Split],
+    chosen: Mapping[str, _Chosen],
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    digests: Mapping[Path, str],
+) -> Prepared:
+    validation = splits["validation"]
+    warned, warnings = _warnings(splits)
+    train, taken = splits["train"].staged, chosen["train"].positions
+    warned += _imbalance(train, taken, warnings)
+    corpus = write_corpus(
         folder,
-        train=_kept(train, frozenset(train.clean()) - held_out),
-        validation=_kept(train, held_out) if held_out else own,
-        general=_kept(general, frozenset(general.clean())),
-        replay=_kept(replay, frozenset(replay.clean())),
-        quarantine=(row for split in staged.values() for row in _rejected(staged, split)),
+        {
+            name: _rows(choice, splits[choice.split].staged, name, config, tokenizer)
+            for name, choice in chosen.items()
+        },
+        quarantine=(row for split in splits.values() for row in split.rejected(validation)),
         manifest={
-            "sources": [_describe(s, split) for split in SPLITS for s in sources[split]],
-            "counts": {"read": sum(s.read for s in staged.values()), "rules": warnings},
+            "sources": _describe(splits, chosen, digests),
+            "counts": {
+                "read": sum(split.staged.read for split in splits.values()),
+                "clean": sum(len(split.clean()) for split in splits.values()),
+                "rules": warnings,
+                "shapes": dict(sum(train.shapes.values(), Counter())),
+                "kinds": _kinds(train, taken),
+            },
         },
     )
+    counts = corpus.manifest["counts"]
+    assert counts["clean"] + counts["quarantined"] == counts["read"], "a row was lost"
+    lengths, targets = train.of("length")[taken], train.of("targets")[taken]
+    if tokenizer is None:
+        return Prepared(corpus, lengths[:0], 0, warned)
+    return Prepared(corpus, lengths, int(targets.sum()), warned)
 
 
-def _describe(source: Source, split: str) -> dict[str, Any]:
-    return {
-        "path": source.name,
-        "sha256": sha256_file(source.path),
-        "bytes": source.path.stat().st_size,
-        "split": split,
-    }
+def _rows(
+    choice: _Chosen,
+    staged: Staged,
+    name: str,
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> Iterator[pa.RecordBatch]:
+    """The rows of one split of the corpus; their tokens go into the cache on the way."""
+    if not isinstance(choice.groups, np.ndarray):
+        yield from row_batches(_joined_rows(staged, choice.groups))
+        return
+    names = row_schema().names
+    batches = staged.batches(choice.groups)
+    if tokenizer is None or name == MEASURED or not len(choice.groups):
+        yield from (batch.select(names) for batch in batches)
+        return
+    digest = RowsDigest(names)
+    with token_writer(lambda: token_path(digest.hexdigest(), tokenizer, config)) as write:
+        for batch in batches:
+            rows = batch.select(names)
+            digest.update(rows)
+            write(batch)
+            yield rows
 
 
-def _records(split: Staged, positions: frozenset[int]) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(position, record) of the staged rows at these positions, in file order."""
-    import pyarrow as pa
-
-    begin = 0
-    for batch in split.table().to_batches():
-        wanted = [p for p in range(begin, begin + batch.num_rows) if p in positions]
-        if wanted:
-            rows = batch.take(pa.array([p - begin for p in wanted], pa.int64()))
-            yield from zip(wanted, rows.to_pylist(), strict=True)
-        begin += batch.num_rows
+def _joined_rows(staged: Staged, groups: Sequence[Sequence[int]]) -> Iterator[Any]:
+    for group in groups:
+        rows = [staged.row(position) for position in group]
+        yield rows[0] if len(rows) == 1 else joined(rows)
 
 
-def _kept(split: Staged, positions: frozenset[int]) -> Iterator[Row]:
-    return (row_of(record) for _, record in _records(split, positions))
+def _warnings(splits: Mapping[str, _Split]) -> tuple[list[Rejected], Counter[str]]:
+    """(samples of each warning, how many rows that stay broke it)."""
+    samples: list[Rejected] = []
+    found: Counter[str] = Counter()
+    for split in splits.values():
+        clean = split.clean()
+        bits = split.staged.of("warnings")[clean]
+        for rule, number in RULE_NUMBERS.items():
+            broken = clean[(bits >> np.uint64(number)) & np.uint64(1) == 1]
+            found[rule] += len(broken)
+            room = SAMPLES_PER_RULE - sum(sample.rule == rule for sample in samples)
+            for record in split.staged.records(broken[: max(0, room)]):
+                notes = dict(note.split(": ", 1) for note in record["notes"])
+                samples.append(Rejected(record["origin"], rule, notes[rule], record["raw"]))
+        for position in np.intersect1d(split.warned.positions, clean).tolist():
+            verdict = split.warned[position]
+            found[verdict.rule] += 1
+            if found[verdict.rule] <= SAMPLES_PER_RULE:
+                row = next(split.staged.records([position]))
+                reason = split.reason(verdict, splits["validation"])
+                samples.append(Rejected(row["origin"], verdict.rule, reason, row["raw"]))
+    return samples, +found
 
 
-def _rejected(staged: Mapping[str, Staged], split: Staged) -> Iterator[Rejected]:
-    """The quarantined rows of one split, in file order."""
-    own_origin = _origins(split)
-    held_out_origin = _origins(staged["validation"])
-    out = frozenset(range(split.read)).difference(split.clean())
-    for position, record in _records(split, out):
-        rule, reason = record["rule"], record["reason"]
-        if verdict := split.verdicts.get(position):
-            origin_of = held_out_origin if verdict.rule == "leakage" else own_origin
-            rule, reason = verdict.rule, verdict_reason(position, verdict, origin_of.__getitem__)
-        yield Rejected(record["origin"], rule, reason, record["raw"])
+def _imbalance(staged: Staged, taken: Positions, warnings: Counter[str]) -> list[Rejected]:
+    """The warning about rows for KTO of which nearly all have one label."""
+    kinds = Counter(staged.of("kinds")[taken].tolist())
+    good, bad = kinds[KINDS.index("good")], kinds[KINDS.index("bad")]
+    if not good + bad or min(good, bad) >= _LEAST_LABEL_SHARE * (good + bad):
+        return []
+    warnings["label_imbalance"] = 1
+    reason = (
+        f"{good} answers are labelled good and {bad} bad; with so few of one kind the other rules "
+        "the training. Add rows, or weight the classes."
+    )
+    return [Rejected("data.train", "label_imbalance", reason, "")]
 
 
-class _origins:
-    """Position -> origin, looked up in the scratch file."""
+def _kinds(staged: Staged, taken: Positions) -> dict[str, int]:
+    counts = Counter(staged.of("kinds")[taken].tolist())
+    return {KINDS[number]: count for number, count in counts.items()}
 
-    def __init__(self, split: Staged) -> None:
-        self._column = split.table().column("origin")
 
-    def __getitem__(self, position: int) -> str:
-        return str(self._column[position].as_py())
+def _describe(
+    splits: Mapping[str, _Split], chosen: Mapping[str, _Chosen], digests: Mapping[Path, str]
+) -> list[dict[str, Any]]:
+    """Every source with what was read and taken of it."""
+    taken: dict[str, Counter[int]] = {name: Counter() for name in splits}
+    for choice in chosen.values():
+        numbers = splits[choice.split].staged.of("source")[choice.positions]
+        taken[choice.split].update(numbers.tolist())
+    return [
+        {
+            "path": source.name,
+            "sha256": digests[source.path],
+            "bytes": source.path.stat().st_size,
+            "split": name,
+            "rate": source.rate,
+            "rows": int((split.staged.of("source") == number).sum()),
+            "taken": taken[name][number],
+        }
+        for name, split in splits.items()
+        for number, source in enumerate(split.staged.sources)
+    ]

@@ -8,7 +8,7 @@ by printing the conversation up to each of them. Both give the same labels.
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import json
 import os
 import re
@@ -18,19 +18,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from ytrainer_core import files
+from ytrainer_core.config.base import as_mapping
 from ytrainer_core.config.data import DataConfig
+from ytrainer_core.data.corpus import RowsDigest, row_schema
 from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.errors import DataError
 
 if TYPE_CHECKING:
     import datasets
+    import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
 # Rows tokenized together: enough that a fast tokenizer uses all cores, small enough for memory.
 BATCH_ROWS = 256
 # Part of every cache key; raise it when the same input gives other labels than before.
-_CACHE_VERSION = 1
+_CACHE_VERSION = 2
 # Origins named in one message.
 _NAMED_ORIGINS = 5
 
@@ -38,7 +43,10 @@ _GENERATION_TAG = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _THINK = "<think>"
 _END_THINK = "</think>"
 
-Messages = Sequence[Mapping[str, str]]
+Messages = Sequence[Mapping[str, Any]]
+"""Turns with role, content and, where an answer is not to be trained, trained=False."""
+
+Chat = list[dict[str, Any]]
 Span = tuple[int, int]
 
 
@@ -127,8 +135,8 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
     return str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
 
 
-def _with_system(messages: Messages, system_prompt: str) -> list[dict[str, str]]:
-    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
+def _with_system(messages: Messages, system_prompt: str) -> Chat:
+    turns = [dict(m) for m in messages]
     if system_prompt and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system_prompt})
     return turns
@@ -179,7 +187,7 @@ def _called(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tokenize_chats(
-    chats: Sequence[list[dict[str, str]]],
+    chats: Sequence[Chat],
     tokenizer: PreTrainedTokenizerBase,
     train_on: str,
     add_eos: bool,
@@ -188,12 +196,28 @@ def _tokenize_chats(
     masks = _masks_by_mark if marked else _masks_by_prefix
     closing = _special_ids(tokenizer)
     rows: list[Tokenized] = []
-    for ids, mask in masks(chats, tokenizer, train_on):
+    for chat, (ids, mask) in zip(chats, masks(chats, tokenizer, train_on), strict=True):
         runs = [_close(run, ids, closing, tokenizer) for run in _runs(mask)]
         if train_on == "last_turn":
             runs = runs[-1:]
+        runs = _without_untrained(runs, chat)
         rows.append(_labelled(ids, runs, closing, tokenizer.eos_token_id if add_eos else None))
     return rows
+
+
+def _without_untrained(runs: list[Span], chat: Sequence[Mapping[str, Any]]) -> list[Span]:
+    """The runs of the answers that may be trained; the last run is the last answer's."""
+    trained = [turn.get("trained", True) for turn in chat if turn["role"] == "assistant"]
+    trained = trained[len(trained) - len(runs) :] if len(runs) == 1 else trained
+    if all(trained):
+        return runs
+    if len(runs) != len(trained):
+        raise DataError(
+            f"the chat template marks {len(runs)} answers where there are {len(trained)}, so the "
+            "ones that are not to be trained cannot be told. Leave out loss and weight, or mend "
+            "the template."
+        )
+    return [run for run, kept in zip(runs, trained, strict=True) if kept]
 
 
 def _labelled(
@@ -241,7 +265,7 @@ def _runs(flags: Sequence[object], *, both: bool = False) -> Iterator[Span]:
 
 
 def _masks_by_mark(
-    chats: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, train_on: str
+    chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, train_on: str
 ) -> Iterator[tuple[list[int], Sequence[object]]]:
     """(ids, assistant mask) of each chat by the template's own {% generation %} marks."""
     printed = _asking_template(
@@ -253,7 +277,7 @@ def _masks_by_mark(
 
 
 def _masks_by_prefix(
-    chats: Sequence[list[dict[str, str]]], tokenizer: PreTrainedTokenizerBase, train_on: str
+    chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, train_on: str
 ) -> Iterator[tuple[list[int], Sequence[object]]]:
     """(ids, assistant mask) of each chat by comparing its printed beginnings."""
     printed: list[str] = []
@@ -287,7 +311,7 @@ def _inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
 
 
 def _answer_spans(
-    chat: list[dict[str, str]], tokenizer: PreTrainedTokenizerBase, train_on: str
+    chat: Chat, tokenizer: PreTrainedTokenizerBase, train_on: str
 ) -> tuple[str, list[Span]]:
     """The printed chat and [begin, end) of each answer in it, in characters.
 
@@ -304,9 +328,7 @@ def _answer_spans(
     return full, spans
 
 
-def _answer_begin(
-    chat: list[dict[str, str]], i: int, full: str, tokenizer: PreTrainedTokenizerBase
-) -> int:
+def _answer_begin(chat: Chat, i: int, full: str, tokenizer: PreTrainedTokenizerBase) -> int:
     if i == 0:
         raise DataError("the conversation begins with an answer. Put a user turn before it.")
     head = _print(chat[:i], tokenizer, add_generation_prompt=True)
@@ -320,7 +342,7 @@ def _answer_begin(
 
 
 def _answer_end(
-    chat: list[dict[str, str]], i: int, full: str, begin: int, tokenizer: PreTrainedTokenizerBase
+    chat: Chat, i: int, full: str, begin: int, tokenizer: PreTrainedTokenizerBase
 ) -> int:
     alone = full if i + 1 == len(chat) else _print(chat[: i + 1], tokenizer)
     if full.startswith(alone):
@@ -341,7 +363,7 @@ def _rewritten(i: int) -> DataError:
 
 
 def _print(
-    chat: list[dict[str, str]],
+    chat: Chat,
     tokenizer: PreTrainedTokenizerBase,
     *,
     add_generation_prompt: bool = False,
@@ -384,37 +406,74 @@ def tokenize_dataset(
     """
     import datasets as hf
 
-    path = _cache_path(dataset, tokenizer, config)
+    digest = RowsDigest([name for name in row_schema().names if name in dataset.column_names])
+    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        digest.update(table)
+    path = token_path(digest.hexdigest(), tokenizer, config)
     if not path.exists():
-        _write_tokens(dataset, tokenizer, config, path)
+        with token_writer(lambda: path) as write:
+            for batch in dataset.iter(BATCH_ROWS):
+                write(_token_batch(batch["origin"], _tokenize_batch(batch, tokenizer, config)))
     return hf.Dataset.from_file(str(path))
 
 
-def _write_tokens(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig, path: Path
-) -> None:
-    import pyarrow as pa
-
-    schema = pa.schema(
+def token_path(rows: str, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
+    """Where the tokens of a split lie. rows: RowsDigest over all its columns."""
+    key = files.sha256_json(
         {
-            "origin": pa.string(),
-            "input_ids": pa.list_(pa.int32()),
-            "labels": pa.list_(pa.int32()),
+            "version": _CACHE_VERSION,
+            "rows": rows,
+            "tokenizer": tokenizer_digest(tokenizer),
+            "max_length": config.max_length,
+            "on_too_long": config.on_too_long,
+            "train_on": config.train_on,
+            "system_prompt": config.system_prompt,
         }
     )
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    return files.home() / "cache" / "tokens" / f"{key}.arrow"
+
+
+@contextlib.contextmanager
+def token_writer(path: Callable[[], Path]) -> Iterator[Callable[[pa.RecordBatch], None]]:
+    """Give a function that writes batches with origin, input_ids and labels.
+
+    The file is there under path(), which is asked for in the end, once the block has ended
+    without an error.
+    """
+    import pyarrow as pa
+
+    ids = pa.list_(pa.int32())
+    schema = pa.schema({"origin": pa.string(), "input_ids": ids, "labels": ids})
+    folder = files.home() / "cache" / "tokens"
+    folder.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=folder, prefix=".")
     scratch = Path(name)
     try:
         with os.fdopen(handle, "wb") as file, pa.ipc.new_stream(file, schema) as stream:
-            for batch in dataset.iter(BATCH_ROWS):
-                rows = _tokenize_batch(batch, tokenizer, config)
-                columns = [batch["origin"], [r.input_ids for r in rows], [r.labels for r in rows]]
-                stream.write_batch(pa.record_batch(columns, schema=schema))
+            yield lambda batch: stream.write_batch(batch.select(schema.names).cast(schema))
         scratch.chmod(0o644)  # mkstemp gives 0600; other users of a shared volume must read
-        scratch.replace(path)
+        scratch.replace(path())
     finally:
         scratch.unlink(missing_ok=True)
+
+
+def _token_batch(origins: Sequence[str], rows: Sequence[Tokenized]) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    columns = [origins, int_lists([r.input_ids for r in rows]), int_lists([r.labels for r in rows])]
+    return pa.record_batch(columns, names=["origin", "input_ids", "labels"])
+
+
+def int_lists(lists: Sequence[Sequence[int]]) -> pa.Array:
+    """A column of integer lists, through numpy: many times faster than element by element."""
+    import pyarrow as pa
+
+    offsets = np.zeros(len(lists) + 1, np.int32)
+    np.cumsum([len(one) for one in lists], out=offsets[1:])
+    flat = np.empty(offsets[-1], np.int32)
+    for begin, one in zip(offsets, lists, strict=False):
+        flat[begin : begin + len(one)] = one
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
 
 
 def _tokenize_batch(
@@ -428,8 +487,11 @@ def _tokenize_batch(
             _located(origin, pair, tokenizer, config)
             for origin, pair in zip(batch["origin"], pairs, strict=True)
         ]
-    if config.on_too_long == "drop":
+    strict = as_mapping(config.rules).get("too_long", "error") == "error"
+    if config.on_too_long == "drop" and strict:
         _refuse_long(batch, rows, config)
+    if config.on_too_long != "truncate":
+        return rows
     return [
         truncate(row, config.max_length) if messages else row
         for row, (messages, _) in zip(rows, pairs, strict=True)
@@ -464,32 +526,8 @@ def _refuse_long(
         )
 
 
-def _cache_path(
-    dataset: datasets.Dataset, tokenizer: PreTrainedTokenizerBase, config: DataConfig
-) -> Path:
-    key = files.sha256_json(
-        {
-            "version": _CACHE_VERSION,
-            "rows": _rows_digest(dataset),
-            "tokenizer": _tokenizer_digest(tokenizer),
-            "max_length": config.max_length,
-            "on_too_long": config.on_too_long,
-            "train_on": config.train_on,
-            "system_prompt": config.system_prompt,
-        }
-    )
-    return files.home() / "cache" / "tokens" / f"{key}.arrow"
-
-
-def _rows_digest(dataset: datasets.Dataset) -> str:
-    digest = hashlib.sha256()
-    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
-        for batch in table.to_batches():
-            digest.update(batch.serialize())
-    return digest.hexdigest()
-
-
-def _tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+def tokenizer_digest(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Identity of a tokenizer: vocabulary, special tokens, chat template."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     vocabulary = backend.to_str() if backend is not None else json.dumps(tokenizer.get_vocab())
     names = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}

@@ -61,10 +61,11 @@ def locate(name: str, tracking: TrackingConfig | None = None) -> str:
         return name
     if name == _BASE:
         return str(make_base(tracking or TrackingConfig()))
-    if name not in _FILES:
-        known = ", ".join([_BASE, *_FILES])
-        raise ConfigError(f"'{name}': the demo makes no such thing. It makes: {known}.")
-    return str(make_corpora() / _FILES[name])
+    known, at, rate = name.partition("@")
+    if known not in _FILES:
+        made = ", ".join([_BASE, *_FILES])
+        raise ConfigError(f"'{name}': the demo makes no such thing. It makes: {made}.")
+    return f"{make_corpora() / _FILES[known]}{at}{rate}"
 
 
 def make_corpora() -> Path:

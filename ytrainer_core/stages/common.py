@@ -5,11 +5,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ytrainer_core.config import DataConfig, ModelConfig, NlirgConfig
+from ytrainer_core.config import (
+    DataConfig,
+    EvaluateStageConfig,
+    ModelConfig,
+    NlirgConfig,
+    PretrainConfig,
+    ScoreStageConfig,
+    SftConfig,
+    ValidateConfig,
+)
 from ytrainer_core.data.corpus import Corpus, load_corpus
 from ytrainer_core.data.prepare import prepare_corpus
+from ytrainer_core.data.reader import find_sources
+from ytrainer_core.errors import DataError
 from ytrainer_core.stages.base import StageContext
-from ytrainer_core.training.model import load_tokenizer, locate
+from ytrainer_core.training.model import CARD_NAME, load_tokenizer, locate, read_card
+
+CorpusConfig = ValidateConfig | ScoreStageConfig | SftConfig | PretrainConfig | EvaluateStageConfig
+"""Configs of stages that may make a corpus of their own."""
 
 REPORT_TOKENS = 100_000
 """Token losses that go into a report's histogram at most."""
@@ -21,7 +35,7 @@ def base_of(config: ModelConfig) -> tuple[Path, Any]:
     return folder, load_tokenizer(folder, trust_remote_code=config.trust_remote_code)
 
 
-def corpus_for(data: DataConfig, context: StageContext, tokenizer: Any, seed: int) -> Corpus:
+def corpus_for(config: CorpusConfig, context: StageContext, tokenizer: Any) -> Corpus:
     """The corpus that validate made, or, for a stage run on its own, one made now.
 
     It then lies beside the stage's outputs, so that what was quarantined can be seen.
@@ -30,7 +44,46 @@ def corpus_for(data: DataConfig, context: StageContext, tokenizer: Any, seed: in
     if given:
         return load_corpus(given)
     beside = next(iter(context.outputs.values())).parent / "dataset"
-    return prepare_corpus(data, beside, tokenizer=tokenizer, seed=seed)
+    return prepare_corpus(data_of(config), beside, tokenizer=tokenizer, seed=config.seed)
+
+
+def data_of(config: CorpusConfig) -> DataConfig:
+    """The data section, with what an earlier model was trained on where training goes on from one.
+
+    The earlier model is model.init_from, or model.name_or_path where that is one of ours; its
+    card says which sources it saw. Raises DataError where they are not here any more.
+    """
+    data = config.data
+    if data.earlier or not data.earlier_ratio:
+        return data
+    for name in filter(None, (config.model.init_from, config.model.name_or_path)):
+        folder = Path(name).expanduser()
+        if not (folder / CARD_NAME).is_file():
+            continue
+        names = read_card(folder).config.get("data", {}).get("train", ())
+        try:
+            find_sources(names)
+        except DataError as error:
+            raise DataError(
+                *error.faults,
+                f"{folder}: was trained on these, and data.earlier_ratio={data.earlier_ratio} "
+                "replays some of them. Name in data.earlier where they lie now, or set "
+                "data.earlier_ratio=0.",
+            ) from error
+        return data.model_copy(update={"earlier": tuple(names)})
+    return data
+
+
+def require_answers(corpus: Corpus) -> None:
+    """Refuse a corpus with rows that must not, or cannot, be imitated."""
+    kinds = corpus.manifest["counts"].get("kinds", {})
+    bad, prompts = kinds.get("bad", 0), kinds.get("prompt", 0)
+    if bad or prompts:
+        raise DataError(
+            f"{corpus.folder}: holds {bad} rows whose answer is labelled bad and {prompts} without "
+            "an answer, which instruction tuning must not imitate. Validate with data.purpose=sft, "
+            "so that they are quarantined."
+        )
 
 
 def record_lineage(corpus: Corpus, context: StageContext) -> None:

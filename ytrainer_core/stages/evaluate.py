@@ -42,7 +42,7 @@ def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
     """Measure both models on one digest, judge, write verdict and report."""
     folder = Path(context.required("model", "Give the trained model folder: --input model=DIR."))
     tuned_model, tokenizer, card = load_trained(folder, config.model)
-    corpus = corpus_for(config.data, context, tokenizer, config.seed)
+    corpus = corpus_for(config, context, tokenizer)
     if not len(corpus.validation):
         raise DataError(
             "there is no held-out row to evaluate on. Set data.validation, or "

@@ -20,7 +20,7 @@ INITIAL_NAME = "initial"
 
 def pretrain(config: PretrainConfig, context: StageContext) -> StageResult:
     """Learn a tokenizer, make a model, train every token."""
-    corpus = corpus_for(config.data, context, None, config.seed)
+    corpus = corpus_for(config, context, None)
     record_lineage(corpus, context)
     resolved = config.model_dump(mode="json")
     work = Work.of("pretrain", resolved, None, corpus.manifest["sha256"], "")

@@ -95,7 +95,7 @@ def run_stage(
     from ytrainer_core.tracking import PARENT_RUN_VARIABLE, open_run
 
     stage = STAGES[name]
-    config = resolve(config)
+    config = _with_registered(resolve(config))
     given = {key: value for key, value in (inputs or {}).items() if value}
     _check_names(stage, given)
     # a restarted pipeline gives its steps other paths; which work they are, its own run tells
@@ -112,6 +112,18 @@ def run_stage(
             if kind == "html":
                 _record_page(run, outputs[kind_name], f"{name}.html")
     return StageResult(metrics, result.values, result.summary)
+
+
+def _with_registered(config: StageConfig) -> StageConfig:
+    """A model that training goes on from may be named as the registry names it: models:/NAME/3."""
+    model = getattr(config, "model", None)
+    if model is None or not model.init_from.startswith("models:/"):
+        return config
+    from ytrainer_core.registry import fetch_registered
+
+    folder = fetch_registered(model.init_from, tracking=config.tracking)
+    changed = model.model_copy(update={"init_from": str(folder)})
+    return config.model_copy(update={"model": changed})
 
 
 def run_component(

@@ -33,7 +33,7 @@ _LISTED_ROWS = 10
 def score(config: ScoreStageConfig, context: StageContext) -> StageResult:
     """One forward pass; write scores, the corpus without dropped rows, and the report."""
     folder, tokenizer = base_of(config.model)
-    corpus = corpus_for(config.data, context, tokenizer, config.seed)
+    corpus = corpus_for(config, context, tokenizer)
     rows = tokenize_dataset(corpus.train, tokenizer, config.data)
     model = load_model(folder, config.model)
     signals = token_signals(

@@ -19,6 +19,7 @@ from ytrainer_core.stages.common import (
     base_of,
     corpus_for,
     record_lineage,
+    require_answers,
     weight_curve,
 )
 from ytrainer_core.training import checkpoints
@@ -41,7 +42,8 @@ def cpt(config: CptConfig, context: StageContext) -> StageResult:
 
 def _tune(stage: str, config: SftConfig, context: StageContext) -> StageResult:
     folder, tokenizer = base_of(config.model)
-    corpus = corpus_for(config.data, context, tokenizer, config.seed)
+    corpus = corpus_for(config, context, tokenizer)
+    require_answers(corpus)
     record_lineage(corpus, context)
     rows = tokenize_dataset(corpus.train, tokenizer, config.data)  # once, for all processes
     order_file = context.path("order")

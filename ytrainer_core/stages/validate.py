@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from ytrainer_core.config import ValidateConfig
-from ytrainer_core.data.checks import RULES
-from ytrainer_core.data.corpus import SPLITS, Corpus, read_quarantine
-from ytrainer_core.data.prepare import prepare_corpus
-from ytrainer_core.data.tokenize import Tokenized, mask_segments, tokenize_dataset
+from collections import Counter
+from collections.abc import Iterable
+
+from ytrainer_core.config import DataConfig, ValidateConfig
+from ytrainer_core.data.checks import RULES, RuleBook
+from ytrainer_core.data.corpus import SPLITS, Corpus, read_quarantine, row_of
+from ytrainer_core.data.formats import Rejected
+from ytrainer_core.data.prepare import Prepared, prepare
+from ytrainer_core.data.rules.language import language_of_row
+from ytrainer_core.data.tokenize import mask_segments, tokenize_configured
 from ytrainer_core.reports.validate import (
     Preview,
     RuleLine,
@@ -16,56 +21,70 @@ from ytrainer_core.reports.validate import (
     write_validate_report,
 )
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
-from ytrainer_core.stages.common import base_of, record_lineage
+from ytrainer_core.stages.common import base_of, data_of, record_lineage
 
 _PREVIEWS = 3
 _SAMPLES_PER_RULE = 5
+_LANGUAGE_ROWS = 200
 
 
 def validate(config: ValidateConfig, context: StageContext) -> StageResult:
     """Read, check, split; write the clean corpus, the quarantine and the report."""
     _, tokenizer = base_of(config.model)
-    corpus = prepare_corpus(
-        config.data, context.outputs["dataset"], tokenizer=tokenizer, seed=config.seed
-    )
+    data = data_of(config)
+    prepared = prepare(data, context.outputs["dataset"], tokenizer=tokenizer, seed=config.seed)
+    corpus = prepared.corpus
     record_lineage(corpus, context)
-    rows = tokenize_dataset(corpus.train, tokenizer, config.data)
-    lengths = [len(ids) for ids in rows["input_ids"]]
-    targets = sum(label != -100 for labels in rows["labels"] for label in labels)
+    shown = corpus.train.select(range(min(_PREVIEWS, len(corpus.train))))
+    tokens = tokenize_configured([(r["messages"], r["text"]) for r in shown], tokenizer, data)
+    manifest = corpus.manifest
     write_validate_report(
         context.outputs["report"],
         ValidateReport(
             title="Validation",
             sources=[
-                SourceLine(source["path"], source["sha256"], source.get("rows", 0))
-                for source in corpus.manifest["sources"]
+                SourceLine(s["path"], s["sha256"], s["rows"], s["rate"], s["taken"])
+                for s in manifest["sources"]
             ],
             counts=_counts(corpus),
-            rules=_rule_lines(corpus),
-            shapes=corpus.manifest["counts"].get("shapes", {}),
-            lengths=lengths,
-            max_length=config.data.max_length,
+            rules=_rule_lines(prepared, data),
+            shapes=manifest["counts"]["shapes"],
+            kinds=manifest["counts"]["kinds"],
+            labels={k: n for k, n in manifest["counts"]["kinds"].items() if k in ("good", "bad")},
+            languages=_languages(corpus),
+            lengths=prepared.lengths,
+            max_length=data.max_length,
             previews=[
-                Preview(
-                    row["origin"],
-                    mask_segments(Tokenized(row["input_ids"], row["labels"]), tokenizer),
-                )
-                for row in rows.select(range(min(_PREVIEWS, len(rows))))
+                Preview(row["origin"], mask_segments(row_tokens, tokenizer))
+                for row, row_tokens in zip(shown, tokens, strict=True)
             ],
         ),
     )
+    return _result(corpus, prepared.targets, data)
+
+
+def _languages(corpus: Corpus) -> dict[str, int]:
+    """Languages of some training rows, spread over all of them."""
+    rows = len(corpus.train)
+    shown = corpus.train.select(range(0, rows, -(-rows // _LANGUAGE_ROWS)))
+    found = Counter(language_of_row(row_of(record)) or "uncertain" for record in shown)
+    return dict(found.most_common())
+
+
+def _result(corpus: Corpus, targets: int, data: DataConfig) -> StageResult:
     counts = _counts(corpus)
+    rules = corpus.manifest["counts"]["rules"]
+    book = RuleBook(data)
     metrics = {f"rows_{name}": float(count) for name, count in counts.items()}
-    metrics["target_tokens"] = float(targets)
     return StageResult(
-        metrics=metrics,
-        values={"rules": corpus.manifest["counts"]["rules"]},
+        metrics=metrics | {"target_tokens": float(targets)},
+        values={"rules": rules},
         summary={
             "rows read": f"{counts['read']:,}",
-            "rows kept": f"{counts['train']:,} train, {counts['validation']:,} validation, "
-            f"{counts['general']:,} general, {counts['replay']:,} replay",
-            "rows quarantined": f"{counts['quarantined']:,}"
-            + "".join(f" · {rule} {n}" for rule, n in sorted(_quarantine_counts(corpus).items())),
+            "rows kept": ", ".join(f"{counts[split]:,} {split}" for split in SPLITS[:4])
+            + (f", {counts['earlier']:,} of the earlier model" if counts["earlier"] else ""),
+            "rows quarantined": f"{counts['quarantined']:,}" + _by_rule(rules, book, "error"),
+            "warnings": _by_rule(rules, book, "warning").removeprefix(" · ") or "none",
             "target tokens": f"{targets:,}",
         },
     )
@@ -76,24 +95,34 @@ def _counts(corpus: Corpus) -> dict[str, int]:
     return {name: corpus.manifest["counts"][name] for name in names}
 
 
-def _quarantine_counts(corpus: Corpus) -> dict[str, int]:
-    found = corpus.manifest["counts"]["rules"]
-    return {name: n for name, n in found.items() if n and RULES[name].severity == "error"}
+def _by_rule(rules: dict[str, int], book: RuleBook, severity: str) -> str:
+    broken = [name for name in sorted(rules) if book.severity(name) == severity]
+    return "".join(f" · {name} {rules[name]}" for name in broken)
 
 
-def _rule_lines(corpus: Corpus) -> list[RuleLine]:
+def _rule_lines(prepared: Prepared, data: DataConfig) -> list[RuleLine]:
     samples: dict[str, list[Sample]] = {}
-    for rejected in read_quarantine(corpus.folder):
-        found = samples.setdefault(rejected.rule, [])
-        if len(found) < _SAMPLES_PER_RULE:
-            found.append(Sample(rejected.origin, rejected.reason, rejected.raw))
-    counts = corpus.manifest["counts"]["rules"]
+    _collect(samples, prepared.warned)
+    _collect(samples, read_quarantine(prepared.corpus.folder))
+    counts = prepared.corpus.manifest["counts"]["rules"]
+    book = RuleBook(data)
     return [
         RuleLine(
-            rule.name, rule.severity, rule.description, counts.get(name, 0), samples.get(name, [])
+            rule.name,
+            book.severity(rule.name),
+            rule.description,
+            counts.get(rule.name, 0),
+            samples.get(rule.name, []),
         )
-        for name, rule in RULES.items()
+        for rule in RULES.values()
     ]
+
+
+def _collect(samples: dict[str, list[Sample]], rows: Iterable[Rejected]) -> None:
+    for row in rows:
+        found = samples.setdefault(row.rule, [])
+        if len(found) < _SAMPLES_PER_RULE:
+            found.append(Sample(row.origin, row.reason, row.raw))
 
 
 STAGE = Stage("validate", ValidateConfig, validate, (), {"dataset": "dataset", "report": "html"})

@@ -19,7 +19,6 @@ import torch
 
 from ytrainer_core.config import LaunchConfig, PretrainConfig, SftConfig
 from ytrainer_core.data.corpus import row_texts
-from ytrainer_core.data.mixing import with_replay
 from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.data.prepare import prepare_corpus
 from ytrainer_core.data.tokenize import tokenize_dataset
@@ -44,7 +43,7 @@ from ytrainer_core.training.probing import Probe, probe
 from ytrainer_core.training.rehearsal import MicroBatch
 from ytrainer_core.training.remedies import remedies
 from ytrainer_core.training.scratch import model_shape, train_tokenizer
-from ytrainer_core.training.work import training_job
+from ytrainer_core.training.work import training_job, with_replayed
 
 _NAMED_KNOBS = 4
 """Knobs that are named where a training does not fit."""
@@ -125,9 +124,7 @@ def estimate(config: SftConfig | PretrainConfig, *, with_probe: bool = True) -> 
         if isinstance(config, PretrainConfig):
             tokenizer = train_tokenizer(row_texts(corpus.train), config.architecture)
         rows: Any = tokenize_dataset(corpus.train, tokenizer, config.data)
-        if len(corpus.replay):
-            replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
-            rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
+        rows = with_replayed(rows, corpus, tokenizer, config)
         targets = count_targets(rows)
         job = training_job(config, ordered=False)
         batches = build_batches(

@@ -21,7 +21,7 @@ from ytrainer_core.config import (
     SftConfig,
     narrow,
 )
-from ytrainer_core.data.corpus import load_corpus
+from ytrainer_core.data.corpus import Corpus, load_corpus
 from ytrainer_core.data.mixing import with_replay
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import CheckpointError, ConfigError
@@ -97,9 +97,7 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
     curriculum = read_order(Path(task.order_file), len(rows)) if task.order_file else None
     if curriculum is not None:
         rows = rows.select(curriculum)
-    if len(corpus.replay):
-        replay = tokenize_dataset(corpus.replay, tokenizer, config.data)
-        rows = with_replay(rows, replay, config.data.replay_ratio, config.seed)
+    rows = with_replayed(rows, corpus, tokenizer, config)
     held_out = tokenize_dataset(corpus.validation, tokenizer, config.data)
     job = training_job(config, ordered=curriculum is not None)
     with split_while_loading(job.deepspeed, job.dtype):
@@ -139,6 +137,22 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
         keep_epoch=lambda epoch: save_to(root / EPOCHS_NAME / f"epoch-{epoch}"),
         save=lambda: save_to(root / MODEL_NAME),
     )
+
+
+def with_replayed(
+    rows: Any, corpus: Corpus, tokenizer: Any, config: SftConfig | PretrainConfig
+) -> Any:
+    """Tokenized rows with those of the general and the earlier corpus between them."""
+    data = config.data
+    pools = [
+        (tokenize_dataset(pool, tokenizer, data), ratio)
+        for pool, ratio in (
+            (corpus.replay, data.replay_ratio),
+            (corpus.earlier, data.earlier_ratio),
+        )
+        if len(pool)
+    ]
+    return with_replay(rows, pools, config.seed)
 
 
 def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJob:

@@ -93,7 +93,7 @@ DOCUMENT = row(text="a document")
     ("purpose", "fit", "unfit"),
     [
         ("auto", [QUESTION, ANSWERED, BAD, GOOD, PAIR, DOCUMENT], []),
-        ("sft", [ANSWERED, GOOD, PAIR], [QUESTION, DOCUMENT]),
+        ("sft", [ANSWERED, GOOD, PAIR, DOCUMENT], [QUESTION]),
         ("kto", [BAD, GOOD], [QUESTION, ANSWERED, PAIR, DOCUMENT]),
         ("preference", [PAIR], [QUESTION, ANSWERED, BAD, GOOD, DOCUMENT]),
         ("rl", [QUESTION, ANSWERED, BAD, GOOD, PAIR, row("u:q")], [DOCUMENT]),

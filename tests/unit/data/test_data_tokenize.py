@@ -291,7 +291,7 @@ def test_a_second_call_opens_the_same_file_and_a_change_makes_another(
     made = files()
     assert len(made) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("ytrainer_core.data.tokenize._write_tokens", None)
+        patch.setattr("ytrainer_core.data.tokenize._tokenize_batch", None)
         assert tokenize_dataset(rows, unmarked, DataConfig())[:] == first[:]
     tokenize_dataset(rows, unmarked, DataConfig(system_prompt="s"))
     tokenize_dataset(rows, marked, DataConfig())

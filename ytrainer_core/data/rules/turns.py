@@ -46,9 +46,11 @@ def wrong_purpose(row: Row, purpose: Purpose) -> str | None:
             "has no user turn, and data.purpose=rl needs a question to sample answers for. Add "
             "'prompt'."
         )
-    if purpose == "sft" and row.kind in ("text", "prompt"):
-        named = "is a raw document" if row.kind == "text" else "is a question without an answer"
-        return f"{named}, and data.purpose=sft needs an answer to imitate. Add the answer."
+    if purpose == "sft" and row.kind == "prompt":
+        return (
+            "is a question without an answer, and data.purpose=sft needs one to imitate. Add the "
+            "answer."
+        )
     return None
 
 
