@@ -1,7 +1,9 @@
-"""What the tests of the data package share: chat templates, and where real corpora may lie."""
+"""What the tests of the data package share: chat templates, files, where real corpora may lie."""
 
 from __future__ import annotations
 
+import gzip
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -38,3 +40,28 @@ THINKING = (
 needs_shared = pytest.mark.skipif(
     not SHARED.is_dir(), reason="real corpora are not on this machine"
 )
+
+
+def packed(data: bytes, suffix: str) -> bytes:
+    """The bytes as a file of that suffix holds them: .gz, .zst, or as they are."""
+    if suffix == ".gz":
+        return gzip.compress(data)
+    if suffix == ".zst":
+        import zstandard
+
+        return zstandard.ZstdCompressor().compress(data)
+    return data
+
+
+def write_sheets(path: Path, **sheets: Sequence[Sequence[object]]) -> Path:
+    """An .xlsx with these sheets, given as rows of cells."""
+    import openpyxl
+
+    book = openpyxl.Workbook()
+    book.remove(book.active)
+    for title, rows in sheets.items():
+        sheet = book.create_sheet(title)
+        for row in rows:
+            sheet.append(list(row))
+    book.save(path)
+    return path
