@@ -79,11 +79,11 @@ class DataConfig(Section):
     rejected answer, rl a prompt; auto keeps every row that any of them can use."""
 
     format: RowFormat = "auto"
-    """Row shape; auto detects it per file."""
+    """Row shape of train and validation; auto detects it per file, as of all other sources."""
 
     columns: Pairs = ()
-    """Names of a file's own columns, as field=column (prompt=Frage, response=Antwort): the column
-    is read as that field of a known row shape."""
+    """Own column names of train and validation, as field=column (prompt=Frage, response=Antwort):
+    the column is read as that field of a known row shape."""
 
     where: Pairs = ()
     """Only rows whose columns have these values, as column=value; of a Y-Agent export also
@@ -126,7 +126,8 @@ class DataConfig(Section):
     estimated by MinHash."""
 
     languages: Strings = ()
-    """Languages that rows may be in, as ISO 639-1 codes (en, zh, de); empty allows all."""
+    """Languages of training and validation rows, as ISO 639-1 codes (en, zh, de); empty allows
+    all."""
 
     train_on: Literal["all_turns", "last_turn"] = "all_turns"
     """Which assistant turns carry labels in a conversation."""

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
 MEASURED = "general"
 """The split whose rows are measured and never trained."""
 
+_OWN = ("train", "validation")
+"""Splits of the own corpus; the others are of whatever shape and language."""
+
 SAMPLES_PER_RULE = 20
 """Rows per rule that a failing stage leaves to look at, and that are kept of every warning."""
 
@@ -111,9 +114,13 @@ def prepare(
     digests = {s.path: sha256_file(s.path) for split in SPLITS for s in sources[split]}
     folder.parent.mkdir(parents=True, exist_ok=True)
     with staging_folder(staging_key(config, tokenizer, [*digests.values()])) as scratch:
-        stager = Stager(config, tokenizer, scratch)
         splits = {
-            name: _Split(stager.stage(name, sources[name], name == MEASURED), rules)
+            name: _Split(
+                Stager(_config_of(name, config), tokenizer, scratch).stage(
+                    name, sources[name], measured=name == MEASURED
+                ),
+                rules,
+            )
             for name in SPLITS
         }
         _compare(splits, config, rules)
@@ -124,6 +131,15 @@ def prepare(
             samples = _write_samples(splits, folder / "quarantine")
             raise DataError(*error.faults, f"Samples of the quarantined rows: {samples}") from error
         return _write(folder, splits, chosen, config, tokenizer, digests)
+
+
+def _config_of(split: str, config: DataConfig) -> DataConfig:
+    """The config for a split; shape, use and language of the own rows say nothing of others."""
+    if split in _OWN:
+        return config
+    purpose = "sft" if config.purpose == "sft" and split != MEASURED else "auto"
+    others = {"format": "auto", "columns": (), "where": (), "languages": (), "purpose": purpose}
+    return config.model_copy(update=others)
 
 
 def _find_all(config: DataConfig) -> dict[str, list[Source]]:

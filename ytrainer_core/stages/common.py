@@ -50,17 +50,18 @@ def corpus_for(config: CorpusConfig, context: StageContext, tokenizer: Any) -> C
 def data_of(config: CorpusConfig) -> DataConfig:
     """The data section, with what an earlier model was trained on where training goes on from one.
 
-    The earlier model is model.init_from, or model.name_or_path where that is one of ours; its
-    card says which sources it saw. Raises DataError where they are not here any more.
+    The earlier model is model.init_from, or model.name_or_path where we tuned that; its card says
+    which sources it saw. Raises DataError where they are not here any more.
     """
     data = config.data
     if data.earlier or not data.earlier_ratio:
         return data
     for name in filter(None, (config.model.init_from, config.model.name_or_path)):
         folder = Path(name).expanduser()
-        if not (folder / CARD_NAME).is_file():
+        card = read_card(folder) if (folder / CARD_NAME).is_file() else None
+        if card is None or not card.base.name_or_path:  # not ours, or made from scratch
             continue
-        names = read_card(folder).config.get("data", {}).get("train", ())
+        names = card.config.get("data", {}).get("train", ())
         try:
             find_sources(names)
         except DataError as error:

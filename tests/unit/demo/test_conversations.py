@@ -23,7 +23,7 @@ ASKED = {
 @pytest.fixture(scope="module")
 def talks(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[Turn, ...]]:
     path = write_conversations(tmp_path_factory.mktemp("demo"))
-    return [parse_row(json.loads(line), "sharegpt")[0] for line in path.open(encoding="utf-8")]
+    return [parse_row(json.loads(line), "sharegpt").turns for line in path.open(encoding="utf-8")]
 
 
 def test_the_same_seed_writes_the_same_bytes(tmp_path: Path) -> None:
