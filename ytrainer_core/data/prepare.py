@@ -60,6 +60,7 @@ _OWN = ("train", "validation")
 SAMPLES_PER_RULE = 20
 """Rows per rule that a failing stage leaves to look at, and that are kept of every warning."""
 
+_IMBALANCE = "label_imbalance"
 _LEAST_LABEL_SHARE = 0.05
 """Share of good or of bad answers in rows for KTO below which the other kind rules the training."""
 
@@ -399,7 +400,8 @@ def _write(
     validation = splits["validation"]
     warned, warnings = _warnings(splits)
     train, taken = splits["train"].staged, chosen["train"].positions
-    warned += _imbalance(train, taken, warnings)
+    if config.purpose in ("auto", "kto") and RuleBook(config).severity(_IMBALANCE) != "off":
+        warned += _imbalance(train, taken, warnings)
     corpus = write_corpus(
         folder,
         {
@@ -487,12 +489,12 @@ def _imbalance(staged: Staged, taken: Positions, warnings: Counter[str]) -> list
     good, bad = kinds[KINDS.index("good")], kinds[KINDS.index("bad")]
     if not good + bad or min(good, bad) >= _LEAST_LABEL_SHARE * (good + bad):
         return []
-    warnings["label_imbalance"] = 1
+    warnings[_IMBALANCE] = 1
     reason = (
         f"{good} answers are labelled good and {bad} bad; with so few of one kind the other rules "
         "the training. Add rows, or weight the classes."
     )
-    return [Rejected("data.train", "label_imbalance", reason, "")]
+    return [Rejected("data.train", _IMBALANCE, reason, "")]
 
 
 def _kinds(staged: Staged, taken: Positions) -> dict[str, int]:
