@@ -78,8 +78,6 @@ class Mixing(nn.Module):
         return self.inner(hidden + before)  # type: ignore[no-any-return]
 
 
-
-
 def test_a_network_that_looks_at_other_positions_is_left_alone(make_model: Make) -> None:
     model = make_model()
     last = model.get_decoder().layers[-1]
