@@ -99,9 +99,11 @@ def tokenize_rows(
     add_eos: bool = True,
 ) -> list[Tokenized]:
     """`tokenize_row` of many rows in one call, which is many times faster."""
-    chats = [_with_system(messages, system_prompt) for messages, _ in rows if messages]
+    talks = [messages for messages, _ in rows if messages]
     texts = [text for messages, text in rows if not messages]
-    talked = iter(_tokenize_chats(chats, tokenizer, train_on, add_eos) if chats else ())
+    talked = iter(
+        _tokenize_chats(talks, tokenizer, train_on, system_prompt, add_eos) if talks else ()
+    )
     written = iter(_tokenize_texts(texts, tokenizer, add_eos) if texts else ())
     return [next(talked) if messages else next(written) for messages, _ in rows]
 
@@ -136,7 +138,7 @@ def _decode(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int]) -> str:
 
 
 def _with_system(messages: Messages, system_prompt: str) -> Chat:
-    turns = [dict(m) for m in messages]
+    turns = [{"role": m["role"], "content": m["content"]} for m in messages]
     if system_prompt and turns[0]["role"] != "system":
         turns.insert(0, {"role": "system", "content": system_prompt})
     return turns
@@ -187,27 +189,29 @@ def _called(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def _tokenize_chats(
-    chats: Sequence[Chat],
+    talks: Sequence[Messages],
     tokenizer: PreTrainedTokenizerBase,
     train_on: str,
+    system_prompt: str,
     add_eos: bool,
 ) -> list[Tokenized]:
+    chats = [_with_system(messages, system_prompt) for messages in talks]
     marked = _GENERATION_TAG.search(require_chat_template(tokenizer)) is not None
-    masks = _masks_by_mark if marked else _masks_by_prefix
+    printed = _answers_by_mark if marked else _answers_by_prefix
     closing = _special_ids(tokenizer)
     rows: list[Tokenized] = []
-    for chat, (ids, mask) in zip(chats, masks(chats, tokenizer, train_on), strict=True):
-        runs = [_close(run, ids, closing, tokenizer) for run in _runs(mask)]
+    for talk, (ids, answers) in zip(talks, printed(chats, tokenizer, train_on), strict=True):
+        runs = [_close(run, ids, closing, tokenizer) for run in answers]
         if train_on == "last_turn":
             runs = runs[-1:]
-        runs = _without_untrained(runs, chat)
+        runs = _without_untrained(runs, talk)
         rows.append(_labelled(ids, runs, closing, tokenizer.eos_token_id if add_eos else None))
     return rows
 
 
-def _without_untrained(runs: list[Span], chat: Sequence[Mapping[str, Any]]) -> list[Span]:
+def _without_untrained(runs: list[Span], talk: Messages) -> list[Span]:
     """The runs of the answers that may be trained; the last run is the last answer's."""
-    trained = [turn.get("trained", True) for turn in chat if turn["role"] == "assistant"]
+    trained = [turn.get("trained", True) for turn in talk if turn["role"] == "assistant"]
     trained = trained[len(trained) - len(runs) :] if len(runs) == 1 else trained
     if all(trained):
         return runs
@@ -241,6 +245,8 @@ def _close(
     """End an answer with its end-of-turn token: take in one that follows, cut blanks after one."""
     begin, end = run
     last = next((i for i in range(end - 1, begin - 1, -1) if ids[i] in closing), None)
+    if last == end - 1:
+        return run
     if last is not None and not _decode(tokenizer, ids[last + 1 : end]).strip():
         return begin, last + 1
     if end < len(ids) and ids[end] in closing:
@@ -264,22 +270,41 @@ def _runs(flags: Sequence[object], *, both: bool = False) -> Iterator[Span]:
             begin = end
 
 
-def _masks_by_mark(
+def _answers_by_mark(
     chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, train_on: str
-) -> Iterator[tuple[list[int], Sequence[object]]]:
-    """(ids, assistant mask) of each chat by the template's own {% generation %} marks."""
-    printed = _asking_template(
-        lambda: tokenizer.apply_chat_template(
-            list(chats), tokenize=True, return_dict=True, return_assistant_tokens_mask=True
+) -> Iterator[tuple[list[int], list[Span]]]:
+    """(ids, answers in tokens) of each chat by the template's own {% generation %} marks."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    printed, spans = _asking_template(
+        lambda: render_jinja_template(
+            conversations=list(chats),
+            chat_template=tokenizer.get_chat_template(),
+            return_assistant_tokens_mask=True,
+            **tokenizer.special_tokens_map,
         )
     )
-    yield from zip(printed["input_ids"], printed["assistant_masks"], strict=True)
+    tokens = tokenizer(printed, add_special_tokens=False, return_attention_mask=False)
+    for ids, encoding, answers in zip(tokens["input_ids"], tokens.encodings, spans, strict=True):
+        yield ids, [*_token_spans(encoding, answers, len(ids))]
 
 
-def _masks_by_prefix(
+def _token_spans(encoding: Any, answers: Sequence[Span], tokens: int) -> Iterator[Span]:
+    """[begin, end) in tokens of spans in characters; what has no token is left out."""
+    for begin, end in answers:
+        first = encoding.char_to_token(begin)
+        if first is None:
+            return
+        last = encoding.char_to_token(end - 1) if end > begin else first - 1
+        after = tokens if last is None else last + 1
+        if first < after:
+            yield first, after
+
+
+def _answers_by_prefix(
     chats: Sequence[Chat], tokenizer: PreTrainedTokenizerBase, train_on: str
-) -> Iterator[tuple[list[int], Sequence[object]]]:
-    """(ids, assistant mask) of each chat by comparing its printed beginnings."""
+) -> Iterator[tuple[list[int], list[Span]]]:
+    """(ids, answers in tokens) of each chat by comparing its printed beginnings."""
     printed: list[str] = []
     answers: list[list[Span]] = []
     for chat in chats:
@@ -295,7 +320,7 @@ def _masks_by_prefix(
     for ids, offsets, spans in zip(
         tokens["input_ids"], tokens["offset_mapping"], answers, strict=True
     ):
-        yield ids, _inside(offsets, spans)
+        yield ids, [*_runs(_inside(offsets, spans))]
 
 
 def _inside(offsets: Sequence[Span], spans: Sequence[Span]) -> list[bool]:
