@@ -199,6 +199,30 @@ class RowsDigest:
         return whole.hexdigest()
 
 
+class SplitDigest:
+    """The digests of a split's rows: of what they hold, and also of where they came from."""
+
+    def __init__(self, columns: Sequence[str]) -> None:
+        self._content = RowsDigest([name for name in columns if name != "origin"])
+        self._origins = RowsDigest(["origin"])
+
+    def update(self, batch: pa.RecordBatch) -> None:
+        """Add the rows of a batch (or of a table)."""
+        self._content.update(batch)
+        self._origins.update(batch)
+
+    @property
+    def content(self) -> str:
+        """Equal for the same rows, wherever they lay."""
+        return self._content.hexdigest()
+
+    @property
+    def whole(self) -> str:
+        """Equal for the same rows from the same places."""
+        both = self._content.hexdigest() + self._origins.hexdigest()
+        return hashlib.sha256(both.encode()).hexdigest()
+
+
 # --- writing -------------------------------------------------------------------------------------
 
 
@@ -217,34 +241,51 @@ def write_corpus(
     """
     with atomic_folder(folder) as scratch:
         digest = hashlib.sha256()
+        whole_rows: dict[str, str] = {}
         counts: dict[str, Any] = dict(manifest["counts"])
         for split in SPLITS:
-            rows, content = _write_split(scratch / f"{split}.arrow", splits.get(split, ()))
-            counts[split] = rows
-            if rows:
+            path = scratch / f"{split}.arrow"
+            counts[split], content, whole_rows[split] = _write_split(path, splits.get(split, ()))
+            if counts[split]:
                 digest.update(f"{split}={content}\n".encode())
         by_rule = _write_quarantine(scratch / QUARANTINE, quarantine)
         counts["quarantined"] = by_rule.total()
         counts["rules"] = dict(by_rule + Counter(counts.get("rules", {})))
         sizes = {file.name: file.stat().st_size for file in sorted(scratch.iterdir())}
         whole = {**manifest, "counts": counts, "files": sizes, "sha256": digest.hexdigest()}
+        whole["rows"] = whole_rows
         write_json(scratch / MANIFEST, whole)
     return load_corpus(folder)
 
 
-def _write_split(path: Path, batches: Iterable[pa.RecordBatch]) -> tuple[int, str]:
-    """Write one split; return its number of rows and the digest of their contents."""
+def _write_split(path: Path, batches: Iterable[pa.RecordBatch]) -> tuple[int, str, str]:
+    """Write one split; return its number of rows, the digest of their contents, and that of all
+    their columns (with the places they came from)."""
     import pyarrow as pa
 
     schema = row_schema()
-    digest = RowsDigest([name for name in schema.names if name != "origin"])
+    digest = SplitDigest(schema.names)
     count = 0
     with path.open("wb") as file, pa.ipc.new_stream(file, schema) as stream:
         for batch in batches:
             stream.write_batch(batch)
             digest.update(batch)
             count += batch.num_rows
-    return count, digest.hexdigest()
+    return count, digest.content, digest.whole
+
+
+def digest_of(dataset: datasets.Dataset) -> str:
+    """Identity of a split's rows with their origins, which its manifest knows where it is whole."""
+    files = [Path(file["filename"]) for file in dataset.cache_files]
+    if len(files) == 1 and dataset._indices is None and (files[0].parent / MANIFEST).is_file():
+        manifest = _read_manifest(files[0].parent)
+        split = files[0].stem
+        if manifest["counts"].get(split) == len(dataset):
+            return str(manifest["rows"][split])
+    digest = SplitDigest([name for name in row_schema().names if name in dataset.column_names])
+    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
+        digest.update(table)
+    return digest.whole
 
 
 def _write_quarantine(path: Path, rejected: Iterable[Rejected]) -> Counter[str]:
@@ -330,7 +371,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
             if not (folder / name).is_file() or (folder / name).stat().st_size != size:
                 raise _damaged(folder / name, f"it is not the {size} bytes that were written")
         counts = manifest["counts"]
-        if not all(isinstance(counts[split], int) for split in SPLITS):
+        if not all(isinstance(counts[s], int) and manifest["rows"][s] for s in SPLITS):
             raise TypeError("counts are not numbers")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path, str(error)) from error

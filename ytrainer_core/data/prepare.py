@@ -32,7 +32,7 @@ from ytrainer_core.data.compare import (
 from ytrainer_core.data.corpus import (
     SPLITS,
     Corpus,
-    RowsDigest,
+    SplitDigest,
     rejected_line,
     row_batches,
     row_schema,
@@ -444,8 +444,8 @@ def _rows(
     if tokenizer is None or name == MEASURED or not len(choice.groups):
         yield from (batch.select(names) for batch in batches)
         return
-    digest = RowsDigest(names)
-    with token_writer(lambda: token_path(digest.hexdigest(), tokenizer, config)) as write:
+    digest = SplitDigest(names)
+    with token_writer(lambda: token_path(digest.whole, tokenizer, config)) as write:
         for batch in batches:
             rows = batch.select(names)
             digest.update(rows)

@@ -18,7 +18,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
-from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
@@ -60,8 +60,8 @@ SHARD_CHARACTERS = 4 << 20
 _WORTH_WORKERS = 16 << 20
 """Bytes of sources above which worker processes are started; below, starting them takes longer."""
 
-_WAITING_SHARDS = 2
-"""Shards per worker that are read ahead."""
+_WAITING_SHARDS = 4
+"""Shards that are read ahead."""
 
 _LATER_KNOBS = (
     "replay_ratio",
@@ -281,16 +281,12 @@ class Stager:
     def stage(self, name: str, sources: Sequence[Source], measured: bool) -> Staged:
         """Read one split. measured: as Checker takes it."""
         staged = Staged(name, sources)
-        large = sum(source.path.stat().st_size for source in sources) > _WORTH_WORKERS
-        workers = self._config.workers or (_cores() if large else 1)
-        shards = self._shards(name, sources)
-        if workers > 1:
-            written = self._at_once(shards, measured, workers)
-        else:
-            written = self._here(shards, measured)
-        for shard in written:
-            staged.add(shard.path, shard.source)
-            self._refuse_mixed(sources[shard.source], staged.shapes[shard.source].keys())
+        checker = Checker(self._config, self._tokenizer, measured=measured)
+        size = sum(source.path.stat().st_size for source in sources)
+        with self._pool(checker, size) as pool:
+            for shard in self._written(self._shards(name, sources), checker, pool):
+                staged.add(shard.path, shard.source)
+                self._refuse_mixed(sources[shard.source], staged.shapes[shard.source].keys())
         return staged
 
     def _shards(self, name: str, sources: Sequence[Source]) -> Iterator[_Shard]:
@@ -303,16 +299,12 @@ class Stager:
             if left <= 0:
                 return
 
-    def _here(self, shards: Iterator[_Shard], measured: bool) -> Iterator[_Shard]:
-        checker = Checker(self._config, self._tokenizer, measured=measured)
-        for shard in shards:
-            if not shard.path.exists():
-                checker.write(shard.name, shard.raws, shard.path)
-            yield shard
-
-    def _at_once(self, shards: Iterator[_Shard], measured: bool, workers: int) -> Iterator[_Shard]:
-        """The shards in order, once they are written by worker processes."""
+    def _written(
+        self, shards: Iterator[_Shard], checker: Checker, pool: Executor
+    ) -> Iterator[_Shard]:
+        """The shards in order, once they are written; some are read ahead."""
         waiting: deque[tuple[_Shard, Future[None] | None]] = deque()
+        write = _write if isinstance(pool, ProcessPoolExecutor) else checker.write
 
         def first() -> _Shard:
             shard, task = waiting.popleft()
@@ -320,33 +312,36 @@ class Stager:
                 task.result()
             return shard
 
-        with self._pool(measured, workers) as pool:
-            try:
-                for shard in shards:
-                    task = None
-                    if not shard.path.exists():
-                        task = pool.submit(_write, shard.name, shard.raws, shard.path)
-                    waiting.append((shard, task))
-                    if len(waiting) > _WAITING_SHARDS * workers:
-                        yield first()
-                while waiting:
+        try:
+            for shard in shards:
+                task = None
+                if not shard.path.exists():
+                    task = pool.submit(write, shard.name, shard.raws, shard.path)
+                waiting.append((shard, task))
+                if len(waiting) > _WAITING_SHARDS:
                     yield first()
-            except BrokenProcessPool as error:
-                raise YTrainerError(
-                    "a process that checked rows ended without saying why; memory may have run "
-                    "out. Set data.workers=1. What is done is kept."
-                ) from error
-            finally:
-                pool.shutdown(cancel_futures=True)
+            while waiting:
+                yield first()
+        except BrokenProcessPool as error:
+            raise YTrainerError(
+                "a process that checked rows ended without saying why; memory may have run out. "
+                "Set data.workers=1. What is done is kept."
+            ) from error
+        finally:
+            pool.shutdown(cancel_futures=True)
 
-    def _pool(self, measured: bool, workers: int) -> ProcessPoolExecutor:
+    def _pool(self, checker: Checker, size: int) -> Executor:
+        """Who checks `size` bytes of sources: processes for many, else one thread while this reads.
+
+        Not several threads: transformers' chat templates keep state while they print.
+        """
+        workers = self._config.workers or (_cores() if size > _WORTH_WORKERS else 1)
+        if workers == 1:
+            return ThreadPoolExecutor(1)
         context = multiprocessing.get_context("forkserver")
         context.set_forkserver_preload([__name__, "transformers"])
         return ProcessPoolExecutor(
-            workers,
-            mp_context=context,
-            initializer=_start_worker,
-            initargs=(self._config, self._tokenizer, measured),
+            workers, mp_context=context, initializer=_start_worker, initargs=(checker,)
         )
 
     def _refuse_mixed(self, source: Source, shapes: Set[str]) -> None:
@@ -394,11 +389,9 @@ _checker: list[Checker] = []
 """The checker of a worker process."""
 
 
-def _start_worker(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, measured: bool
-) -> None:
+def _start_worker(checker: Checker) -> None:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _checker[:] = [Checker(config, tokenizer, measured=measured)]
+    _checker[:] = [checker]
 
 
 def _write(source: str, raws: Sequence[RawRow], path: Path) -> None:

@@ -23,7 +23,7 @@ import numpy as np
 from ytrainer_core import files
 from ytrainer_core.config.base import as_mapping
 from ytrainer_core.config.data import DataConfig
-from ytrainer_core.data.corpus import RowsDigest, row_schema
+from ytrainer_core.data.corpus import digest_of
 from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.errors import DataError
 
@@ -431,10 +431,7 @@ def tokenize_dataset(
     """
     import datasets as hf
 
-    digest = RowsDigest([name for name in row_schema().names if name in dataset.column_names])
-    for table in dataset.with_format("arrow").iter(BATCH_ROWS):
-        digest.update(table)
-    path = token_path(digest.hexdigest(), tokenizer, config)
+    path = token_path(digest_of(dataset), tokenizer, config)
     if not path.exists():
         with token_writer(lambda: path) as write:
             for batch in dataset.iter(BATCH_ROWS):
@@ -443,7 +440,7 @@ def tokenize_dataset(
 
 
 def token_path(rows: str, tokenizer: PreTrainedTokenizerBase, config: DataConfig) -> Path:
-    """Where the tokens of a split lie. rows: RowsDigest over all its columns."""
+    """Where the tokens of a split lie. rows: its `digest_of`."""
     key = files.sha256_json(
         {
             "version": _CACHE_VERSION,
