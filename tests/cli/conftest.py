@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cli_examples import alpaca
 
 from ytrainer_core.cli.main import main
 
@@ -44,14 +45,6 @@ def cli(
         return Outcome(code, told.out, told.err)
 
     return run
-
-
-def alpaca(count: int, first: int = 0) -> list[dict[str, str]]:
-    """Rows that differ in prompt and answer."""
-    return [
-        {"instruction": f"What is {i} and {i}?", "input": "", "output": f"It is {2 * i}."}
-        for i in range(first, first + count)
-    ]
 
 
 @pytest.fixture

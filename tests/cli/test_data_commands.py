@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import alpaca
+from cli_examples import alpaca
 
 from ytrainer_core.data import load_corpus, mask_segments
 from ytrainer_core.data.tokenize import Tokenized, tokenize_dataset
@@ -82,7 +82,7 @@ def test_bad_answers_are_kept_for_kto_and_never_imitated(
     cli: Cli, rows: Rows, shared: list[str], tmp_path: Path
 ) -> None:
     words = [f"data.train={rows(labelled(20))}"]
-    outcome = cli("validate", *shared, *words, f"output_dir={tmp_path / 'v'}")
+    outcome = cli("validate", *shared, *words, "data.purpose=auto", f"output_dir={tmp_path / 'v'}")
     assert outcome.code == 0, outcome.said
     counts = load_corpus(tmp_path / "v" / "dataset").manifest["counts"]
     assert counts["kinds"] == {"good": 10, "bad": 10}

@@ -74,7 +74,7 @@ class DataConfig(Section):
     validation_rows: AtLeastOne = 1000
     """Rows held out at most by `validation_fraction`."""
 
-    purpose: Purpose = "auto"
+    purpose: Purpose = "sft"
     """What the rows are for: sft needs answers to imitate or raw text, kto a label, preference a
     rejected answer, rl a prompt; auto keeps every row that any of them can use."""
 

@@ -64,7 +64,7 @@ class SftConfig(StageConfig):
     """Instruction tuning: labels on the assistant's tokens."""
 
     model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig(purpose="sft")
+    data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig()
     optim: OptimConfig = OptimConfig()
     lora: LoraConfig = LoraConfig()
@@ -81,7 +81,7 @@ class PretrainConfig(StageConfig):
 
     architecture: ArchitectureConfig = ArchitectureConfig()
     model: ModelConfig = ModelConfig()
-    data: DataConfig = DataConfig(purpose="sft")
+    data: DataConfig = DataConfig()
     objective: ObjectiveConfig = ObjectiveConfig(name="cross_entropy")
     optim: OptimConfig = OptimConfig(learning_rate=2e-3, weight_decay=0.1)
     train: TrainConfig = TrainConfig(num_train_epochs=1)

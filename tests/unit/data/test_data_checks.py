@@ -15,7 +15,7 @@ from ytrainer_core.data.checks import RULES, Judged, RuleBook
 from ytrainer_core.data.formats import Row, Turn
 from ytrainer_core.errors import ConfigError
 
-BOOK = RuleBook(DataConfig())
+BOOK = RuleBook(DataConfig(purpose="auto"))
 
 
 @pytest.mark.parametrize(

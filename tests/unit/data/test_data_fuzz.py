@@ -33,9 +33,8 @@ Fields = dict[str, Any]
 
 
 def prepare(folder: Path, path: Path, tokenizer: Any = None, **knobs: Any) -> Corpus:
-    config = DataConfig.model_validate(
-        {"train": str(path), "validation_fraction": 0.0, "max_dropped": 1.0, **knobs}
-    )
+    loose = {"validation_fraction": 0.0, "max_dropped": 1.0, "purpose": "auto"}
+    config = DataConfig.model_validate({"train": str(path), **loose, **knobs})
     return prepare_corpus(config, folder / "corpus", tokenizer=tokenizer, seed=1)
 
 
