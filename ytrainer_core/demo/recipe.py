@@ -41,6 +41,7 @@ PRETRAIN = PretrainConfig(
 FINETUNE: dict[str, Any] = {
     "model": {"name_or_path": "demo:base"},
     "data": {
+        "max_dropped": 0.25,  # a tenth of its rows is planted to be dropped
         "train": "demo:train",
         "validation": "demo:validation",
         "general": "demo:general",
