@@ -76,7 +76,7 @@ RULES: Mapping[str, Rule] = {
             control_characters="the text holds control characters",
             replacement_characters="the text holds U+FFFD, the mark of lost characters",
             mojibake="the text was read in a wrong encoding",
-            template_tokens="the text holds special tokens of the tokenizer",
+            template_tokens="a turn holds special tokens of the tokenizer",
             language="the text is in a language that is not among data.languages",
             template_refused="the model's chat template cannot print the conversation",
             too_long="the row is longer than data.max_length",
@@ -130,6 +130,7 @@ _TEXT_CHECKS: Mapping[str, TextCheck] = {
 # Rules that need not look at every text of a row.
 _BEYOND_ASCII = ("replacement_characters", "mojibake")
 _ANSWERS = ("repetition",)
+_TURNS = ("template_tokens",)  # raw text may be chats that were printed already
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,11 +211,17 @@ def _check(name: str, texts: Mapping[str, TextCheck]) -> _Check:
         chosen = _beyond_ascii
     elif name in _ANSWERS:
         chosen = _answers
+    elif name in _TURNS:
+        chosen = _turns
     return _Check(name, _ROW_CHECKS.get(name), texts.get(name), chosen)
 
 
 def _all(parts: Parts) -> list[Part]:
     return parts.all
+
+
+def _turns(parts: Parts) -> list[Part]:
+    return parts.turns
 
 
 def _beyond_ascii(parts: Parts) -> list[Part]:

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from ytrainer_core import __version__
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.data.checks import RULES
 from ytrainer_core.data.compare import BANDS, Index
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from transformers import PreTrainedTokenizerBase
 
-# Raise it when the same rows give other shards than before.
-_VERSION = 1
+# Raise it when the same rows give other shards than before, within one version of the package.
+_VERSION = 2
 
 SHARD_ROWS = 2000
 SHARD_CHARACTERS = 4 << 20
@@ -261,7 +262,7 @@ def staging_key(
     """Name of all that shards depend on. digests: sha256 of every source, in order."""
     tokens = tokenizer_digest(tokenizer) if tokenizer is not None else ""
     knobs = config.model_dump(mode="json", exclude=set(_LATER_KNOBS))
-    return sha256_json([_VERSION, knobs, tokens, digests])[:32]
+    return sha256_json([__version__, _VERSION, knobs, tokens, digests])[:32]
 
 
 class Stager:

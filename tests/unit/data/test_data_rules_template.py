@@ -20,10 +20,9 @@ BOOK = RuleBook(DataConfig(), OWN)
         (row("s:<|im_start|>", "u:q", "a:x"), "turn 1 (system)"),
         (row("u:q", "a:c", "t:7<|im_end|>", "a:x"), "turn 3 (tool)"),
         (row("u:q", "a:x</s>"), "turn 2 (assistant) holds '</s>'"),
-        (row(text="one<s>two"), "the text holds '<s>'"),
     ],
 )
-def test_the_tokenizers_own_special_token_in_any_text_is_an_error(bad: Row, where: str) -> None:
+def test_the_tokenizers_own_special_token_in_any_turn_is_an_error(bad: Row, where: str) -> None:
     rule, reason = BOOK.judge(bad).error or ("", "")
     assert rule == "template_tokens"
     assert where in reason
@@ -94,3 +93,8 @@ def test_a_longer_token_is_named_before_a_shorter_one_within_it() -> None:
 def test_own_tokens_are_no_foreign_ones_where_their_rule_is_off() -> None:
     book = RuleBook(DataConfig(rules=("template_tokens=off",)), OWN)
     assert book.judge(row("u:<|im_end|>", "a:x")) == Judged(None, ())
+
+
+def test_raw_text_may_be_a_chat_that_is_printed_already() -> None:
+    printed = Row("f:1", (), "<|im_start|>user\nHi<|im_end|>\n")
+    assert RuleBook(DataConfig(), ("<|im_start|>", "<|im_end|>")).judge(printed).error is None

@@ -45,9 +45,11 @@ class Part(NamedTuple):
 
 
 class Parts(NamedTuple):
-    """The texts of a row: all, those with characters beyond ASCII, and the answers to imitate."""
+    """The texts of a row: all, those of turns (raw text is nobody's), those with characters beyond
+    ASCII, and the answers to imitate."""
 
     all: list[Part]
+    turns: list[Part]
     beyond_ascii: list[Part]
     answers: list[Part]
 
@@ -63,6 +65,7 @@ def parts_of(row: Row) -> Parts:
     }
     return Parts(
         found,
+        [part for part in found if part.number],
         [part for part in found if not part.text.isascii()],
         [part for part in found if part.number in imitated and not part.rejected],
     )
