@@ -67,6 +67,10 @@ CHALLENGER = "challenger"
 CHAMPION = "champion"
 
 PROOF_TAG = "ytrainer.proof"
+_ADAPTER_FOLDER = "peft"
+_TOKENIZER_FOLDER = "components/tokenizer"
+"""Where MLflow's transformers flavor puts the parts of a model."""
+
 GATE_TAG = "ytrainer.gate"
 MAX_DELTA_TAG = "ytrainer.max_delta"
 PREVIOUS_TAG = "ytrainer.previous_champion"
@@ -209,13 +213,23 @@ def load_registered(
 
 
 def fetch_registered(uri: str, *, tracking: TrackingConfig | None = None) -> Path:
-    """The files of a registered version, checked, below home()/cache/models; fetched once."""
+    """A registered adapter as the folder that was trained, checked, below home()/cache/models.
+
+    Raises RegistryError for a version whose files are not those that were registered, and for a
+    full model.
+    """
     with _downloaded(uri, tracking) as (version, folder):
         check_files(uri, version.tags, folder)
+        if not (folder / _ADAPTER_FOLDER).is_dir():
+            raise RegistryError(
+                f"{uri}: is a full model and its own base, so there is no adapter to go on from. "
+                "Give its trained folder as model.name_or_path."
+            )
         kept = home() / "cache" / "models" / f"{version.name}-{version.version}"
-        if not kept.is_dir() or sha256_folder(kept) != sha256_folder(folder):
-            with atomic_folder(kept) as scratch:
-                shutil.copytree(folder, scratch, dirs_exist_ok=True)
+        with atomic_folder(kept) as scratch:
+            for part in (folder, folder / _ADAPTER_FOLDER, folder / _TOKENIZER_FOLDER):
+                for file in filter(Path.is_file, part.iterdir()):
+                    shutil.copyfile(file, scratch / file.name)
         return kept
 
 

@@ -49,6 +49,8 @@ def test_a_tenth_of_what_an_earlier_model_was_trained_on_is_replayed(
     assert {origin.rpartition(":")[0] for origin in corpus.earlier["origin"]} == {str(first)}
     told = cli("show", "sft", *shared, *words, "--no-probe")
     assert told.code == 0, told.said
+    rows_told = next(line for line in told.out.splitlines() if "│ rows " in line)
+    assert "22" in rows_told  # 20, and a tenth as many
     assert train(cli, shared, tmp_path / "two", *words).code == 0
     result = json.loads((tmp_path / "two" / "result.json").read_text())
     assert result["metrics"]["optimizer_steps"] == 2

@@ -24,6 +24,7 @@ from ytrainer_core.config import RegisterConfig, RegistryConfig, TrackingConfig
 from ytrainer_core.errors import ConfigError, RegistryError
 from ytrainer_core.files import home
 from ytrainer_core.registry import (
+    fetch_registered,
     list_models,
     load_registered,
     promote,
@@ -32,6 +33,7 @@ from ytrainer_core.registry import (
     verify,
 )
 from ytrainer_core.tracking import NullRun, open_run
+from ytrainer_core.training.model import load_trained
 
 GATE_PASSED = {"ytrainer.gate": "passed", "ytrainer.metric.eval_loss": "1.5"}
 
@@ -120,6 +122,24 @@ def test_only_the_adapter_is_stored_byte_for_byte(
         assert (stored / name).read_bytes() == (adapter / Path(name).name).read_bytes()
     assert stored.is_relative_to(home() / "mlartifacts")
     assert not list(home().glob(".register.*")) + list(home().glob(".download.*"))
+
+
+def test_a_registered_adapter_is_fetched_as_the_folder_that_was_trained(
+    adapter: Path, proved_in_a_fresh_process: registry.Version
+) -> None:
+    for _ in range(2):  # the second time over the first
+        fetched = fetch_registered(proved_in_a_fresh_process.uri)
+        for name in ("adapter_model.safetensors", "adapter_config.json", "ytrainer.json"):
+            assert (fetched / name).read_bytes() == (adapter / name).read_bytes()
+        model, tokenizer, card = load_trained(fetched)
+        assert card.kind == "adapter" and tokenizer("a")["input_ids"] and model is not None
+
+
+@pytest.mark.usefixtures("in_process_proof")
+def test_a_registered_full_model_is_no_adapter_to_go_on_from(base: Path, place: Path) -> None:
+    version = register(save_full(place / "whole", base), "whole")
+    with pytest.raises(RegistryError, match=r"model\.name_or_path"):
+        fetch_registered(version.uri)
 
 
 def test_pyfunc_answers_as_the_model_does_with_its_chat_template(

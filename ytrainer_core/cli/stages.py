@@ -109,12 +109,14 @@ def show(
     config = stage_config(stage, words)
     print(dump_json(config), end="")
     if isinstance(config, SftConfig | PretrainConfig):
-        from ytrainer_core.demo.resources import resolve
-        from ytrainer_core.stages.run import quiet_libraries
+        from ytrainer_core.stages.common import data_of
+        from ytrainer_core.stages.run import quiet_libraries, resolved
         from ytrainer_core.training.estimate import estimate
 
         quiet_libraries()
-        told = estimate(resolve(config), with_probe=not no_probe).summary()
+        config = resolved(config)
+        config = config.model_copy(update={"data": data_of(config)})
+        told = estimate(config, with_probe=not no_probe).summary()
         print_summary(f"{stage}, estimated", told)
 
 
@@ -129,12 +131,11 @@ def preview(
 
     from ytrainer_core.data.prepare import prepare_corpus
     from ytrainer_core.data.tokenize import Tokenized, mask_segments, tokenize_dataset
-    from ytrainer_core.demo.resources import resolve
     from ytrainer_core.stages.common import base_of
-    from ytrainer_core.stages.run import quiet_libraries
+    from ytrainer_core.stages.run import quiet_libraries, resolved
 
     quiet_libraries()
-    config = resolve(stage_config("sft", words))
+    config = resolved(stage_config("sft", words))
     assert isinstance(config, SftConfig)
     _, tokenizer = base_of(config.model)
     home().mkdir(parents=True, exist_ok=True)

@@ -86,14 +86,15 @@ class DataConfig(Section):
     the column is read as that field of a known row shape."""
 
     where: Pairs = ()
-    """Only rows whose columns have these values, as column=value; of a Y-Agent export also
-    reviewed=yes, corrected=no and category=NAME."""
+    """Only training and validation rows whose columns have these values, as column=value; of a
+    Y-Agent export also reviewed=yes, corrected=no and category=NAME."""
 
     encoding: str = "utf-8"
     """Text encoding of the files; a byte order mark is skipped."""
 
     max_rows: Count = 0
-    """Rows read at most from each of train, validation, general and replay; 0 reads all."""
+    """Rows read at most of each split (train, validation, general, replay, earlier); 0 reads
+    all."""
 
     min_rows: Count = 1
     """Training rows that must be left after checks and sampling."""
@@ -122,8 +123,8 @@ class DataConfig(Section):
     lists all rules."""
 
     near_duplicate_similarity: Annotated[float, Field(gt=0, le=1)] = 0.85
-    """Share of common word sequences (Jaccard) from which on two rows are near duplicates,
-    estimated by MinHash."""
+    """Share of common word sequences (Jaccard) from which on two rows are near duplicates; MinHash
+    tells which rows are compared."""
 
     languages: Strings = ()
     """Languages of training and validation rows, as ISO 639-1 codes (en, zh, de); empty allows

@@ -22,6 +22,7 @@ from ytrainer_core.data.near import BANDS, NO_BAND, Near, Numbers, Words, find_n
 from ytrainer_core.data.verdicts import (
     COMPARING_RULES,
     LEAKAGE_RULES,
+    NEAR_RULES,
     NOBODY,
     OTHERS,
     Verdict,
@@ -33,6 +34,7 @@ __all__ = [
     "BANDS",
     "COMPARING_RULES",
     "LEAKAGE_RULES",
+    "NEAR_RULES",
     "Fingerprint",
     "Index",
     "Verdict",

@@ -41,8 +41,8 @@ from ytrainer_core.data.corpus import (
 from ytrainer_core.data.formats import Rejected
 from ytrainer_core.data.mixing import Positions, held_out, joined, joined_groups, sampled
 from ytrainer_core.data.reader import Source, find_sources
-from ytrainer_core.data.shards import RULE_NUMBERS
-from ytrainer_core.data.staging import KINDS, Staged, Stager, staging_folder, staging_key
+from ytrainer_core.data.shards import KINDS, RULE_NUMBERS
+from ytrainer_core.data.staging import Staged, Stager, staging_folder, staging_key
 from ytrainer_core.data.tokenize import token_path, token_writer
 from ytrainer_core.errors import DataError
 from ytrainer_core.files import atomic_folder, sha256_file, write_text
@@ -114,7 +114,8 @@ def prepare(
     sources = _find_all(config)
     digests = {s.path: sha256_file(s.path) for split in SPLITS for s in sources[split]}
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with staging_folder(staging_key(config, tokenizer, [*digests.values()])) as scratch:
+    named = [(split, s.name, digests[s.path]) for split in SPLITS for s in sources[split]]
+    with staging_folder(staging_key(config, tokenizer, named)) as scratch:
         splits = {
             name: _Split(
                 Stager(_config_of(name, config), tokenizer, scratch).stage(
@@ -131,7 +132,7 @@ def prepare(
         except DataError as error:
             samples = _write_samples(splits, folder / "quarantine")
             raise DataError(*error.faults, f"Samples of the quarantined rows: {samples}") from error
-        return _write(folder, splits, chosen, config, tokenizer, digests)
+        return _write(folder, splits, chosen, config, rules, tokenizer, digests)
 
 
 def _config_of(split: str, config: DataConfig) -> DataConfig:
@@ -250,23 +251,24 @@ def _judge(splits: Mapping[str, _Split], config: DataConfig) -> None:
         rules, read = split.rules(), split.staged.read
         if not read:
             continue
-        first = _first_reasons(splits, split)
         if name == "train" and sum(rules[rule] for rule in _MASKED_RULES) == read:
             raise DataError(
                 f"data.train: no row has a token to train, all {read} labels are masked. "
-                f"{first} Add assistant turns, or look at the rows with `ytrainer preview`."
+                f"{_first_reasons(splits, split)} Add assistant turns, or look at the rows with "
+                "`ytrainer preview`."
             )
         if rules.total() == read:
             raise DataError(
                 f"data.{name}: nothing is left, all {read} rows are quarantined "
-                f"({_top(rules)}). {first} Mend the rows."
+                f"({_top(rules)}). {_first_reasons(splits, split)} Mend the rows."
             )
         share = rules.total() / read
         if share > config.max_dropped:
             raise DataError(
                 f"data.{name}: {rules.total()} of {read} rows ({share:.0%}) are quarantined, more "
-                f"than data.max_dropped={config.max_dropped} allows ({_top(rules)}). {first} Mend "
-                "the rows, switch a rule with data.rules, or raise data.max_dropped."
+                f"than data.max_dropped={config.max_dropped} allows ({_top(rules)}). "
+                f"{_first_reasons(splits, split)} Mend the rows, switch a rule with data.rules, or "
+                "raise data.max_dropped."
             )
 
 
@@ -309,17 +311,14 @@ def _write_samples(splits: Mapping[str, _Split], folder: Path) -> Path:
 
 @dataclass(frozen=True)
 class _Chosen:
-    """Rows of a split of the corpus: groups of positions in a staged split, most of one row."""
+    """Rows of a split of the corpus: positions in a staged split, copies among them.
+
+    groups: the same positions by the conversation that they are joined into; empty where none is.
+    """
 
     split: str
-    groups: Sequence[Sequence[int]] | Positions
-
-    @property
-    def positions(self) -> Positions:
-        """All of them, in order; copies count."""
-        if isinstance(self.groups, np.ndarray):
-            return self.groups
-        return np.fromiter((p for group in self.groups for p in group), np.int64)
+    positions: Positions
+    groups: Sequence[Sequence[int]] = ()
 
 
 def _choose(splits: Mapping[str, _Split], config: DataConfig, seed: int) -> dict[str, _Chosen]:
@@ -342,14 +341,17 @@ def _choose(splits: Mapping[str, _Split], config: DataConfig, seed: int) -> dict
     for name, split in splits.items():
         taken = _sampled(split.staged, clean[name], config, seed)
         chosen.setdefault(name, _Chosen(name, taken))
-    if len(chosen["train"].groups) < max(1, config.min_rows):
+    left = len(chosen["train"].positions)
+    if left < max(1, config.min_rows):
         raise DataError(
-            f"data.train: {len(chosen['train'].groups)} rows are left after checks and sampling, "
+            f"data.train: {left} rows are left after checks and sampling, "
             f"fewer than data.min_rows={config.min_rows}. Add rows, raise a sampling rate, or "
             "lower data.min_rows."
         )
     if config.join_probability:
-        chosen["train"] = _Chosen("train", _groups(splits["train"].staged, chosen, config, seed))
+        positions = chosen["train"].positions
+        groups = _groups(splits["train"].staged, positions, config, seed)
+        chosen["train"] = _Chosen("train", positions, groups)
     return chosen
 
 
@@ -369,12 +371,9 @@ def _sampled(staged: Staged, clean: Positions, config: DataConfig, seed: int) ->
     return np.concatenate(parts) if parts else clean
 
 
-def _groups(
-    staged: Staged, chosen: Mapping[str, _Chosen], config: DataConfig, seed: int
-) -> list[list[int]]:
-    positions = chosen["train"].positions
+def _groups(staged: Staged, positions: Positions, config: DataConfig, seed: int) -> list[list[int]]:
     lengths = staged.of("length")[positions]
-    conversation = staged.of("kinds")[positions] == KINDS.index("conversation")
+    conversation = staged.of("kind")[positions] == KINDS.index("conversation")
     return joined_groups(
         positions,
         lengths.astype(np.int64),
@@ -394,13 +393,14 @@ def _write(
     splits: Mapping[str, _Split],
     chosen: Mapping[str, _Chosen],
     config: DataConfig,
+    rules: RuleBook,
     tokenizer: PreTrainedTokenizerBase | None,
     digests: Mapping[Path, str],
 ) -> Prepared:
     validation = splits["validation"]
     warned, warnings = _warnings(splits)
     train, taken = splits["train"].staged, chosen["train"].positions
-    if config.purpose in ("auto", "kto") and RuleBook(config).severity(_IMBALANCE) != "off":
+    if config.purpose in ("auto", "kto") and rules.severity(_IMBALANCE) != "off":
         warned += _imbalance(train, taken, warnings)
     corpus = write_corpus(
         folder,
@@ -422,10 +422,12 @@ def _write(
     )
     counts = corpus.manifest["counts"]
     assert counts["clean"] + counts["quarantined"] == counts["read"], "a row was lost"
-    lengths, targets = train.of("length")[taken], train.of("targets")[taken]
     if tokenizer is None:
-        return Prepared(corpus, lengths[:0], 0, warned)
-    return Prepared(corpus, lengths, int(targets.sum()), warned)
+        return Prepared(corpus, np.empty(0, np.int32), 0, warned)
+    lengths = train.of("length")
+    groups = chosen["train"].groups  # a joined row has at most the tokens of its parts
+    by_row = np.array([lengths[g].sum() for g in groups], np.int32) if groups else lengths[taken]
+    return Prepared(corpus, by_row, int(train.of("targets")[taken].sum()), warned)
 
 
 def _rows(
@@ -436,12 +438,12 @@ def _rows(
     tokenizer: PreTrainedTokenizerBase | None,
 ) -> Iterator[pa.RecordBatch]:
     """The rows of one split of the corpus; their tokens go into the cache on the way."""
-    if not isinstance(choice.groups, np.ndarray):
+    if choice.groups:
         yield from row_batches(_joined_rows(staged, choice.groups))
         return
     names = row_schema().names
-    batches = staged.batches(choice.groups)
-    if tokenizer is None or name == MEASURED or not len(choice.groups):
+    batches = staged.batches(choice.positions)
+    if tokenizer is None or name == MEASURED or not len(choice.positions):
         yield from (batch.select(names) for batch in batches)
         return
     digest = SplitDigest(names)
@@ -485,8 +487,8 @@ def _warnings(splits: Mapping[str, _Split]) -> tuple[list[Rejected], Counter[str
 
 def _imbalance(staged: Staged, taken: Positions, warnings: Counter[str]) -> list[Rejected]:
     """The warning about rows for KTO of which nearly all have one label."""
-    kinds = Counter(staged.of("kinds")[taken].tolist())
-    good, bad = kinds[KINDS.index("good")], kinds[KINDS.index("bad")]
+    kinds = _kinds(staged, taken)
+    good, bad = kinds.get("good", 0), kinds.get("bad", 0)
     if not good + bad or min(good, bad) >= _LEAST_LABEL_SHARE * (good + bad):
         return []
     warnings[_IMBALANCE] = 1
@@ -498,7 +500,7 @@ def _imbalance(staged: Staged, taken: Positions, warnings: Counter[str]) -> list
 
 
 def _kinds(staged: Staged, taken: Positions) -> dict[str, int]:
-    counts = Counter(staged.of("kinds")[taken].tolist())
+    counts = Counter(staged.of("kind")[taken].tolist())
     return {KINDS[number]: count for number, count in counts.items()}
 
 

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.data.checks import RULES, RuleBook
-from ytrainer_core.data.compare import BANDS, Fingerprint, fingerprint
+from ytrainer_core.data.compare import BANDS, NEAR_RULES, Fingerprint, fingerprint
 from ytrainer_core.data.corpus import messages_of, row_columns, row_schema
 from ytrainer_core.data.formats import Rejected, Row
 from ytrainer_core.data.reader import RawRow, parse_raw
@@ -38,6 +38,9 @@ DIGEST_BYTES = 16
 RULE_NUMBERS = {name: number for number, name in enumerate(RULES)}
 """Numbers by which shards name rules; a warning is bit n of `warnings`."""
 
+KINDS = ("rejected", "text", "conversation", "prompt", "preference", "good", "bad")
+"""What a row is: Row.kind, with kto told apart by its label."""
+
 UNKNOWN = -1
 """Number of tokens of a row that was not tokenized, and of the rule of a clean row."""
 
@@ -46,8 +49,9 @@ def shard_schema() -> pa.Schema:
     """A row's columns, and what is known of it.
 
     raw: as it stood in the file. rule, reason: empty where it is clean. warnings: a bit for each
-    rule of RULES; notes: 'rule: reason' of each. whole, prompt, bands: its fingerprint. length,
-    targets: tokens, -1 without a tokenizer. system: a number equal for equal system turns.
+    rule of RULES; notes: 'rule: reason' of each. kind: a number in KINDS. whole, prompt, bands: its
+    fingerprint. length, targets: tokens, -1 without a tokenizer. system: a number equal for equal
+    system turns.
     """
     import pyarrow as pa
 
@@ -61,6 +65,7 @@ def shard_schema() -> pa.Schema:
             pa.field("warnings", pa.uint64()),
             pa.field("notes", pa.list_(pa.string())),
             pa.field("shape", pa.string()),
+            pa.field("kind", pa.uint8()),
             pa.field("whole", digest),
             pa.field("prompt", digest),
             pa.field("bands", pa.list_(pa.uint64(), BANDS)),
@@ -101,11 +106,11 @@ class Checker:
             self._judge(one)
         if self._tokenizer is not None:
             self._tokenize([one for one in checked if isinstance(one.row, Row)])
-        near = self._rules.severity("near_duplicate") != "off"
+        near = any(self._rules.severity(rule) != "off" for rule in NEAR_RULES)
         for one in checked:
             if isinstance(one.row, Row):
                 one.fingerprint = fingerprint(one.row, near=near)
-        write_shard(path, checked)
+        _write_shard(path, checked)
 
     def _judge(self, one: _Checked) -> None:
         if isinstance(one.row, Rejected):
@@ -196,7 +201,8 @@ def _row(one: _Checked) -> Row:
     return one.row
 
 
-def write_shard(path: Path, checked: Sequence[_Checked]) -> None:
+def _write_shard(path: Path, checked: Sequence[_Checked]) -> None:
+    """Write the shard whole or not at all."""
     import pyarrow as pa
 
     rows = [one.row if isinstance(one.row, Row) else Row(one.row.origin, ()) for one in checked]
@@ -210,6 +216,7 @@ def write_shard(path: Path, checked: Sequence[_Checked]) -> None:
         "warnings": [sum(1 << RULE_NUMBERS[name] for name in one.warnings) for one in checked],
         "notes": [[f"{rule}: {why}" for rule, why in one.warnings.items()] for one in checked],
         "shape": [one.shape for one in checked],
+        "kind": [KINDS.index(_kind(one.row)) for one in checked],
         "whole": [print_.whole for print_ in prints],
         "prompt": [print_.prompt for print_ in prints],
         "bands": _fixed_lists([print_.bands for print_ in prints]),
@@ -225,6 +232,14 @@ def write_shard(path: Path, checked: Sequence[_Checked]) -> None:
     with scratch.open("wb") as file, pa.ipc.new_file(file, schema) as stream:
         stream.write_batch(pa.record_batch([columns[name] for name in schema.names], schema=schema))
     scratch.replace(path)
+
+
+def _kind(row: Row | Rejected) -> str:
+    if isinstance(row, Rejected):
+        return "rejected"
+    if row.kind == "kto":
+        return "good" if row.label else "bad"
+    return row.kind
 
 
 def _characters(row: Row) -> int:

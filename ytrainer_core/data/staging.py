@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # Raise it when the same rows give other shards than before, within one version of the package.
-_VERSION = 2
+_VERSION = 3
 
 SHARD_ROWS = 2000
 SHARD_CHARACTERS = 4 << 20
@@ -104,7 +104,7 @@ class Staged:
         """Take in a shard. source: number of the source it was read from."""
         batch = read_shard(path)
         rows = batch.num_rows
-        for name in ("warnings", "length", "targets", "characters", "system"):
+        for name in ("warnings", "kind", "length", "targets", "characters", "system"):
             self._part(name, batch.column(name).to_numpy().copy())
         for name in ("whole", "prompt"):
             self._part(name, _digests(batch.column(name)))
@@ -112,7 +112,6 @@ class Staged:
         self._part("bands", bands.reshape(rows, BANDS))
         rules = batch.column("rule").to_pylist()
         self._part("rules", np.array([RULE_NUMBERS.get(r, UNKNOWN) for r in rules], np.int16))
-        self._part("kinds", np.array(_kinds(batch), np.uint8))
         self.shapes[source].update(filter(None, batch.column("shape").to_pylist()))
         self._part("source", np.full(rows, source, np.int32))
         self.shards.append(path)
@@ -180,34 +179,12 @@ _EMPTY: dict[str, Any] = {
     "characters": np.empty(0, np.int32),
     "system": np.empty(0, np.uint64),
     "rules": np.empty(0, np.int16),
-    "kinds": np.empty(0, np.uint8),
+    "kind": np.empty(0, np.uint8),
     "source": np.empty(0, np.int32),
     "whole": np.empty((0, 2), np.uint64),
     "prompt": np.empty((0, 2), np.uint64),
     "bands": np.empty((0, BANDS), np.uint64),
 }
-
-KINDS = ("rejected", "text", "conversation", "prompt", "preference", "good", "bad")
-"""What a row is, as Staged.kinds numbers it: Row.kind, with kto told apart by its label."""
-
-
-def _kinds(batch: pa.RecordBatch) -> list[int]:
-    found = []
-    lengths = {n: batch.column(n).value_lengths().to_pylist() for n in ("messages", "rejected")}
-    rule, label, extra = (batch.column(n).to_pylist() for n in ("rule", "label", "extra"))
-    for i in range(batch.num_rows):
-        if rule[i]:
-            kind = "rejected"
-        elif not lengths["messages"][i]:
-            kind = "text"
-        elif lengths["rejected"][i]:
-            kind = "preference"
-        elif label[i] is not None:
-            kind = "good" if label[i] else "bad"
-        else:
-            kind = "prompt" if extra[i] else "conversation"
-        found.append(KINDS.index(kind))
-    return found
 
 
 def ascending_runs(positions: npt.NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -257,12 +234,14 @@ def _forget_old(parent: Path) -> None:
 
 
 def staging_key(
-    config: DataConfig, tokenizer: PreTrainedTokenizerBase | None, digests: Sequence[str]
+    config: DataConfig,
+    tokenizer: PreTrainedTokenizerBase | None,
+    sources: Sequence[tuple[str, str, str]],
 ) -> str:
-    """Name of all that shards depend on. digests: sha256 of every source, in order."""
+    """Name of all that shards depend on. sources: (split, name, sha256) of every file, in order."""
     tokens = tokenizer_digest(tokenizer) if tokenizer is not None else ""
     knobs = config.model_dump(mode="json", exclude=set(_LATER_KNOBS))
-    return sha256_json([__version__, _VERSION, knobs, tokens, digests])[:32]
+    return sha256_json([__version__, _VERSION, knobs, tokens, sources])[:32]
 
 
 class Stager:
@@ -282,6 +261,8 @@ class Stager:
     def stage(self, name: str, sources: Sequence[Source], measured: bool) -> Staged:
         """Read one split. measured: as Checker takes it."""
         staged = Staged(name, sources)
+        if not sources:
+            return staged
         checker = Checker(self._config, self._tokenizer, measured=measured)
         size = sum(source.path.stat().st_size for source in sources)
         with self._pool(checker, size) as pool:

@@ -15,6 +15,9 @@ from ytrainer_core.data.near import Numbers
 LEAKAGE_RULES = ("leakage", "near_leakage")
 """Rules whose verdicts name rows of validation."""
 
+NEAR_RULES = ("near_duplicate", "near_leakage")
+"""Rules that need a fingerprint's bands."""
+
 COMPARING_RULES = ("exact_duplicate", "contradicting_answers", "near_duplicate", *LEAKAGE_RULES)
 """All rules that compare rows."""
 

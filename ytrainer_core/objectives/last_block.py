@@ -3,7 +3,8 @@
 Above the last attention every position stands by itself, and the loss reads the trained ones
 alone. In a block of three parts feed-forward to one part attention that saves, in a model of L
 blocks with a share t of trained tokens, (1 - t) * 3 / (4 L) of the body's operations: one
-part in nine for token groups in six blocks, one in forty for instructions in twenty-eight.
+part in nine for token groups in six blocks, one in seventy-five for instructions in twenty-eight
+of which half is trained.
 """
 
 from __future__ import annotations

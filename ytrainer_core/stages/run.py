@@ -22,7 +22,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
 from ytrainer_core.config.headline import join_headline
@@ -58,6 +58,9 @@ _MODULES = {
 }
 
 
+C = TypeVar("C", bound=StageConfig)
+
+
 class _Stages(Mapping[str, Stage]):
     """Stages by name, each imported when it is first asked for."""
 
@@ -91,11 +94,10 @@ def run_stage(
     every declared output. Raises YTrainerError with what, where and the remedy.
     """
     quiet_libraries()
-    from ytrainer_core.demo.resources import resolve
     from ytrainer_core.tracking import PARENT_RUN_VARIABLE, open_run
 
     stage = STAGES[name]
-    config = _with_registered(resolve(config))
+    config = resolved(config)
     given = {key: value for key, value in (inputs or {}).items() if value}
     _check_names(stage, given)
     # a restarted pipeline gives its steps other paths; which work they are, its own run tells
@@ -114,8 +116,11 @@ def run_stage(
     return StageResult(metrics, result.values, result.summary)
 
 
-def _with_registered(config: StageConfig) -> StageConfig:
-    """A model that training goes on from may be named as the registry names it: models:/NAME/3."""
+def resolved(config: C) -> C:
+    """A config whose names are paths: what the demo makes, and a registered model.init_from."""
+    from ytrainer_core.demo.resources import resolve
+
+    config = resolve(config)
     model = getattr(config, "model", None)
     if model is None or not model.init_from.startswith("models:/"):
         return config

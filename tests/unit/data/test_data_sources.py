@@ -10,7 +10,6 @@ from typing import Any
 
 import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from ytrainer_core.config import DataConfig
 from ytrainer_core.data.formats import Row
@@ -136,15 +135,6 @@ def test_a_rate_out_of_bounds_is_refused(folder: Path, rate: str) -> None:
 
 
 # --- object storage ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture

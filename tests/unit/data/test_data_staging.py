@@ -142,6 +142,30 @@ def test_the_first_row_of_each_shape_is_shown_where_a_file_mixes_them(
         assert part in str(caught.value)
 
 
+def test_a_file_of_another_name_is_read_anew_though_it_holds_the_same(
+    tmp_path: Path, jsonl: Write
+) -> None:
+    bad = [{"question": "q", "answer": ""}, {"question": "q", "answer": "a"}]
+    folder = tmp_path / "corpus-files"
+    folder.mkdir()
+    for name in ("one.jsonl", "two.jsonl"):
+        Path(jsonl(bad)).replace(folder / name)
+        with pytest.raises(DataError, match=name):  # its shards stay for the next attempt
+            prepare(tmp_path / name, None, str(folder), max_dropped=0.1)
+        (folder / name).unlink()
+
+
+def test_near_leaks_are_found_where_near_duplicates_are_not_looked_for(
+    tmp_path: Path, jsonl: Write
+) -> None:
+    long = " ".join(f"word {n}" for n in range(60))
+    train = jsonl([{"question": "q 1", "answer": f"{long} one"}])
+    held_out = jsonl([{"question": "q 2", "answer": f"{long} two"}], "v.jsonl")
+    rules = {"near_duplicate": "off"}
+    corpus = prepare(tmp_path, None, train, validation=held_out, rules=rules)
+    assert corpus.manifest["counts"]["rules"] == {"near_leakage": 1}
+
+
 def test_every_row_is_read_once_whatever_the_shard_size(
     tmp_path: Path, jsonl: Write, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,7 +25,6 @@ import boto3
 import moto.s3.models
 import pytest
 from faulty_proxy import KINDS, Fault, FaultyProxy, Plan, Request, first, no_faults, seeded
-from moto.server import ThreadedMotoServer
 
 from benchmarks import storage_faults
 from ytrainer_core import storage
@@ -39,15 +38,6 @@ PART = 256 << 10
 """Part of an upload in these tests; S3 itself wants 5 MiB."""
 
 SECRET = "wJalrXUtnFEMI-this-is-the-secret"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
 
 
 @pytest.fixture
