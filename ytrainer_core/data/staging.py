@@ -61,6 +61,9 @@ SHARD_CHARACTERS = 4 << 20
 _WORTH_WORKERS = 16 << 20
 """Bytes of sources above which worker processes are started; below, starting them takes longer."""
 
+_THREADS = 2
+"""Threads that check a corpus too small for processes; Python runs in one of them at a time."""
+
 _WAITING_SHARDS = 4
 """Shards that are read ahead."""
 
@@ -313,11 +316,13 @@ class Stager:
             pool.shutdown(cancel_futures=True)
 
     def _pool(self, checker: Checker, size: int) -> Executor:
-        """Who checks `size` bytes of sources: processes for many, else one thread while this reads.
+        """Who checks `size` bytes of sources: processes for many, else threads.
 
-        Not several threads: transformers' chat templates keep state while they print.
+        Of several threads one checks while another one's tokenizer works.
         """
-        workers = self._config.workers or (_cores() if size > _WORTH_WORKERS else 1)
+        if not self._config.workers and size <= _WORTH_WORKERS:
+            return ThreadPoolExecutor(min(_THREADS, _cores()))
+        workers = self._config.workers or _cores()
         if workers == 1:
             return ThreadPoolExecutor(1)
         context = multiprocessing.get_context("forkserver")

@@ -13,6 +13,7 @@ import json
 import os
 import re
 import tempfile
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +26,7 @@ from ytrainer_core.config.base import as_mapping
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.data.corpus import digest_of
 from ytrainer_core.data.packing import IGNORED
+from ytrainer_core.data.token_bytes import Span, encode_spans, flattened
 from ytrainer_core.errors import DataError
 
 if TYPE_CHECKING:
@@ -47,7 +49,6 @@ Messages = Sequence[Mapping[str, Any]]
 """Turns with role, content and, where an answer is not to be trained, trained=False."""
 
 Chat = list[dict[str, Any]]
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,21 +285,7 @@ def _answers_by_mark(
             **tokenizer.special_tokens_map,
         )
     )
-    tokens = tokenizer(printed, add_special_tokens=False, return_attention_mask=False)
-    for ids, encoding, answers in zip(tokens["input_ids"], tokens.encodings, spans, strict=True):
-        yield ids, [*_token_spans(encoding, answers, len(ids))]
-
-
-def _token_spans(encoding: Any, answers: Sequence[Span], tokens: int) -> Iterator[Span]:
-    """[begin, end) in tokens of spans in characters; what has no token is left out."""
-    for begin, end in answers:
-        first = encoding.char_to_token(begin)
-        if first is None:
-            return
-        last = encoding.char_to_token(end - 1) if end > begin else first - 1
-        after = tokens if last is None else last + 1
-        if first < after:
-            yield first, after
+    yield from encode_spans(printed, spans, tokenizer)
 
 
 def _answers_by_prefix(
@@ -402,12 +389,17 @@ def _print(
     )
 
 
+_printing = threading.Lock()
+"""Held while a template prints: transformers notes in the template itself where answers begin."""
+
+
 def _asking_template(call: Callable[[], Any]) -> Any:
     """Run a template; what it refuses becomes a DataError."""
     from jinja2 import TemplateError
 
     try:
-        return call()
+        with _printing:
+            return call()
     except (TemplateError, TypeError, KeyError) as error:
         raise DataError(
             f"the chat template refuses the conversation ({error}). Change its roles or their "
@@ -486,16 +478,13 @@ def _token_batch(origins: Sequence[str], rows: Sequence[Tokenized]) -> pa.Record
     return pa.record_batch(columns, names=["origin", "input_ids", "labels"])
 
 
-def int_lists(lists: Sequence[Sequence[int]]) -> pa.Array:
-    """A column of integer lists, through numpy: many times faster than element by element."""
+def int_lists(lists: Sequence[list[int]]) -> pa.Array:
+    """A column of lists of 32-bit integers, many times faster than element by element."""
     import pyarrow as pa
 
     offsets = np.zeros(len(lists) + 1, np.int32)
     np.cumsum([len(one) for one in lists], out=offsets[1:])
-    flat = np.empty(offsets[-1], np.int32)
-    for begin, one in zip(offsets, lists, strict=False):
-        flat[begin : begin + len(one)] = one
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flat))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flattened(lists)))
 
 
 def _tokenize_batch(

@@ -43,18 +43,31 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "SHARD_ROWS", 10)
 
 
-def test_worker_processes_make_the_same_corpus_and_the_same_tokens(
-    tmp_path: Path, jsonl: Write, marked: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", [0, 2], ids=["threads", "processes"])
+def test_several_workers_make_the_same_corpus_and_the_same_tokens(
+    workers: int,
+    tmp_path: Path,
+    jsonl: Write,
+    marked: Any,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     small_shards(monkeypatch)
+    monkeypatch.setattr(staging, "_cores", lambda: 4)
+    monkeypatch.setattr(staging, "_THREADS", 4)
     path = jsonl(rows(95))
-    alone, together = (
-        prepare(tmp_path / str(workers), marked, path, workers=workers) for workers in (1, 2)
-    )
+    tokens = []
+    corpora = []
+    for count in (1, workers):
+        monkeypatch.setenv("YTRAINER_HOME", str(tmp_path / f"home{count}"))
+        corpora.append(prepare(tmp_path / str(count), marked, path, workers=count))
+        files = (home() / "cache" / "tokens").glob("*.arrow")
+        tokens.append({file.name: file.read_bytes() for file in files})
+    alone, together = corpora
     assert alone.manifest["sha256"] == together.manifest["sha256"]
     assert alone.manifest["counts"] == together.manifest["counts"]
     assert list(read_quarantine(alone.folder)) == list(read_quarantine(together.folder))
     assert list(alone.train["origin"]) == list(together.train["origin"])
+    assert tokens[0] == tokens[1] != {}
 
 
 def test_the_tokens_are_written_along_and_are_those_of_the_rows(

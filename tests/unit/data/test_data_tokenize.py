@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -304,3 +307,20 @@ def test_an_empty_split_stays_empty(unmarked: Any) -> None:
     result = tokenize_dataset(empty, unmarked, DataConfig())
     assert len(result) == 0
     assert result.column_names == ["origin", "input_ids", "labels"]
+
+
+def test_threads_that_share_a_tokenizer_do_not_mix_up_their_answers(
+    marked: Any, request: pytest.FixtureRequest
+) -> None:
+    turns = [{"role": "user", "content": "ask"}, {"role": "assistant", "content": "answer"}]
+    rows = [([*turns * (1 + number % 4)], "") for number in range(100)]
+
+    def tokenize() -> list[Tokenized]:
+        return tokenize_rows(rows, marked, train_on="all_turns", system_prompt="")
+
+    alone = tokenize()
+    request.addfinalizer(partial(sys.setswitchinterval, sys.getswitchinterval()))
+    sys.setswitchinterval(1e-6)  # they take turns within a template
+    with ThreadPoolExecutor(4) as pool:
+        tasks = [pool.submit(tokenize) for _ in range(20)]
+        assert all(task.result() == alone for task in tasks)

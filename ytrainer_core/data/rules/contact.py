@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-from ytrainer_core.data.rules.found import Found, masked
+from ytrainer_core.data.rules.found import Found, has_digits, masked
 
 _URL = re.compile(
     r"(?:https?://|\b(?=www\.))([^\s/?#:\"'<>()\[\]{}，。；！？、）】》”`|\\]+)[^\s]*", re.ASCII
@@ -90,6 +90,8 @@ def email(text: str) -> Found | None:
 
 
 def phone(text: str) -> Found | None:
+    if not has_digits(text, _LEAST_DIGITS):
+        return None
     for digits in _MANY_DIGITS.finditer(text):
         begin, end = max(0, digits.start() - _BEFORE), digits.end() + _BEHIND
         for found in _PHONE.finditer(text, begin, end):

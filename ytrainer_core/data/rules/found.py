@@ -11,6 +11,10 @@ from ytrainer_core.data.formats import Row, Turn
 # Characters of a secret or of personal data that a reason may show, so that it can be found.
 _SHOWN_CHARACTERS = 4
 
+# Every digit becomes a 0, every other byte an x; separators go.
+_DIGITS = bytes(ord("0") if chr(byte) in "0123456789" else ord("x") for byte in range(256))
+_SEPARATORS = b" ()./-"
+
 _WHITE_SPACE = re.compile(r"\s+")
 
 
@@ -81,6 +85,15 @@ def _parts(row: Row) -> Iterator[Part]:
 def _turns(turns: tuple[Turn, ...], *, rejected: bool) -> Iterator[Part]:
     for number, turn in enumerate(turns, start=1):
         yield Part(turn.content, number, turn.role, rejected)
+
+
+def has_digits(text: str, count: int) -> bool:
+    """Whether so many digits follow each other with nothing but separators between them.
+
+    Patterns for numbers try all ways at every digit: this says first where that is in vain.
+    """
+    kinds = text.encode("utf-8", "replace").translate(_DIGITS, _SEPARATORS)
+    return b"0" * count in kinds
 
 
 def masked(secret: str) -> str:

@@ -9,7 +9,7 @@ import datetime
 import re
 from itertools import chain
 
-from ytrainer_core.data.rules.found import Found, masked
+from ytrainer_core.data.rules.found import Found, has_digits, masked
 
 # 18 characters by GB 11643-1999: place (6), date of birth (8), sequence (3), check character.
 _RESIDENT = re.compile(
@@ -37,15 +37,14 @@ _CARD = re.compile(
     r")(?![\w-]|[.,]\d)",
     re.ASCII,
 )
-# Looked for first, because trying all ways at every character takes several times as long.
-_MANY_DIGITS = re.compile(r"\d(?:[ -]?\d){12}", re.ASCII)
+_LEAST_DIGITS = 13  # of a payment card; a resident has more
 _SEPARATOR = re.compile("[ -]")
 # Numbers to try things out with, like 4111 1111 1111 1111, are nobody's.
 _LEAST_DIFFERENT_DIGITS = 4
 
 
 def id_number(text: str) -> Found | None:
-    if not _MANY_DIGITS.search(text):
+    if not has_digits(text, _LEAST_DIGITS):
         return None
     for found in _RESIDENT.finditer(text):
         if _is_resident(found):
