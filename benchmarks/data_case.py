@@ -174,6 +174,8 @@ def _tokenizer(folder: Path) -> Any:
 
 def _ours(folder: Path, home: Path) -> Callable[[], Sequence[Any]]:
     """Imports and the tokenizer first; what is returned is timed."""
+    import datasets  # noqa: F401 - the peer's imports are not timed either
+
     from ytrainer_core.config import DataConfig
     from ytrainer_core.data import prepare_corpus, tokenize_dataset
 

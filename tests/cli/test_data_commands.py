@@ -159,7 +159,7 @@ def test_joined_conversations_train_every_answer_as_before(
         said: list[str] = []
         for row in tokenize_dataset(corpus.train, tokenizer, DataConfig(max_length=200)):
             assert len(row["input_ids"]) <= 200
-            segments = mask_segments(Tokenized(row["input_ids"], row["labels"]), tokenizer)
+            segments = mask_segments(Tokenized.of(row["input_ids"], row["labels"]), tokenizer)
             said += [text for text, trained in segments if trained]
         answers.append((len(corpus.train), sorted(said)))
     (apart, alone), (together, joined) = answers

@@ -152,7 +152,7 @@ def preview(
             shape = f"{trained} of {len(row['labels'])} tokens trained"
             out.print(f"── {row['origin']} · {shape}", soft_wrap=True)
             text = Text()
-            tokens = Tokenized(row["input_ids"], row["labels"])
+            tokens = Tokenized.of(row["input_ids"], row["labels"])
             for segment, is_trained in mask_segments(tokens, tokenizer):
                 text.append(segment, style="bold green" if is_trained else "dim")
             out.print(text)

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -24,6 +24,8 @@ from ytrainer_core.files import atomic_folder, write_json
 if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
+
+T = TypeVar("T")
 
 SPLITS = ("train", "validation", "general", "replay", "earlier")
 MANIFEST = "manifest.json"
@@ -133,9 +135,9 @@ def row_batches(rows: Iterable[Row], size: int = BATCH_ROWS) -> Iterator[pa.Reco
         yield pa.record_batch(row_columns(batch), schema=schema)
 
 
-def batched(rows: Iterable[Row], size: int = BATCH_ROWS) -> Iterator[list[Row]]:
+def batched(rows: Iterable[T], size: int = BATCH_ROWS) -> Iterator[list[T]]:
     """Lists of at most `size` rows."""
-    batch: list[Row] = []
+    batch: list[T] = []
     for row in rows:
         batch.append(row)
         if len(batch) == size:

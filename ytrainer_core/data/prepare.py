@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -447,12 +448,14 @@ def _rows(
         yield from (batch.select(names) for batch in batches)
         return
     digest = SplitDigest(names)
-    with token_writer(lambda: token_path(digest.whole, tokenizer, config)) as write:
+    writer = token_writer(lambda: token_path(digest.whole, tokenizer, config))
+    with writer as write, ThreadPoolExecutor(1) as beside:
         for batch in batches:
             rows = batch.select(names)
+            written = beside.submit(write, batch)  # while the caller writes the rows
             digest.update(rows)
-            write(batch)
             yield rows
+            written.result()
 
 
 def _joined_rows(staged: Staged, groups: Sequence[Sequence[int]]) -> Iterator[Any]:

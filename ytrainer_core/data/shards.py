@@ -25,8 +25,8 @@ from ytrainer_core.data.formats import Rejected, Row
 from ytrainer_core.data.reader import RawRow, parse_raw
 from ytrainer_core.data.tokenize import (
     Tokenized,
-    int_lists,
     require_chat_template,
+    token_columns,
     tokenize_configured,
     truncate,
 )
@@ -228,6 +228,7 @@ def _write_shard(path: Path, checked: Sequence[_Checked]) -> None:
     rejected = [one.row if isinstance(one.row, Rejected) else None for one in checked]
     nothing = Fingerprint.nothing()
     prints = [one.fingerprint or nothing for one in checked]
+    input_ids, labels = token_columns([one.tokens or Tokenized([], []) for one in checked])
     columns: dict[str, Any] = row_columns(rows) | {
         "raw": [one.raw for one in checked],
         "rule": [row.rule if row else "" for row in rejected],
@@ -243,8 +244,8 @@ def _write_shard(path: Path, checked: Sequence[_Checked]) -> None:
         "targets": [one.tokens.trained_tokens if one.tokens else UNKNOWN for one in checked],
         "characters": [_characters(row) for row in rows],
         "system": [_system_number(row) for row in rows],
-        "input_ids": int_lists([one.tokens.input_ids if one.tokens else [] for one in checked]),
-        "labels": int_lists([one.tokens.labels if one.tokens else [] for one in checked]),
+        "input_ids": input_ids,
+        "labels": labels,
     }
     schema = shard_schema()
     scratch = path.with_name(f".{path.name}.{os.getpid()}")

@@ -10,15 +10,13 @@ from __future__ import annotations
 import bisect
 import contextlib
 import fcntl
-import multiprocessing
-import os
 import shutil
 import sys
 import tempfile
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from functools import cached_property
@@ -44,6 +42,7 @@ from ytrainer_core.data.shards import (
     read_shard,
 )
 from ytrainer_core.data.tokenize import tokenizer_digest
+from ytrainer_core.data.workers import Workers
 from ytrainer_core.errors import YTrainerError
 from ytrainer_core.files import home, sha256_json
 
@@ -57,12 +56,6 @@ _VERSION = 3
 SHARD_ROWS = 2000
 SHARD_CHARACTERS = 4 << 20
 """A shard ends at so many rows, or so many characters of them."""
-
-_WORTH_WORKERS = 16 << 20
-"""Bytes of sources above which worker processes are started; below, starting them takes longer."""
-
-_THREADS = 2
-"""Threads that check a corpus too small for processes; Python runs in one of them at a time."""
 
 _WAITING_SHARDS = 4
 """Shards that are read ahead."""
@@ -268,8 +261,8 @@ class Stager:
             return staged
         checker = Checker(self._config, self._tokenizer, measured=measured)
         size = sum(source.path.stat().st_size for source in sources)
-        with self._pool(checker, size) as pool:
-            for shard in self._written(self._shards(name, sources), checker, pool):
+        with Workers(checker, self._config, size) as workers:
+            for shard in self._written(self._shards(name, sources), workers):
                 staged.add(shard.path, shard.source)
                 self._refuse_mixed(sources[shard.source], staged.shapes[shard.source].keys())
         return staged
@@ -284,12 +277,9 @@ class Stager:
             if left <= 0:
                 return
 
-    def _written(
-        self, shards: Iterator[_Shard], checker: Checker, pool: Executor
-    ) -> Iterator[_Shard]:
+    def _written(self, shards: Iterator[_Shard], workers: Workers) -> Iterator[_Shard]:
         """The shards in order, once they are written; some are read ahead."""
         waiting: deque[tuple[_Shard, Future[None] | None]] = deque()
-        write = _write if isinstance(pool, ProcessPoolExecutor) else checker.write
 
         def first() -> _Shard:
             shard, task = waiting.popleft()
@@ -301,7 +291,7 @@ class Stager:
             for shard in shards:
                 task = None
                 if not shard.path.exists():
-                    task = pool.submit(write, shard.name, shard.raws, shard.path)
+                    task = workers.write(shard.name, shard.raws, shard.path)
                 waiting.append((shard, task))
                 if len(waiting) > _WAITING_SHARDS:
                     yield first()
@@ -312,24 +302,6 @@ class Stager:
                 "a process that checked rows ended without saying why; memory may have run out. "
                 "Set data.workers=1. What is done is kept."
             ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-    def _pool(self, checker: Checker, size: int) -> Executor:
-        """Who checks `size` bytes of sources: processes for many, else threads.
-
-        Of several threads one checks while another one's tokenizer works.
-        """
-        if not self._config.workers and size <= _WORTH_WORKERS:
-            return ThreadPoolExecutor(min(_THREADS, _cores()))
-        workers = self._config.workers or _cores()
-        if workers == 1:
-            return ThreadPoolExecutor(1)
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__, "transformers"])
-        return ProcessPoolExecutor(
-            workers, mp_context=context, initializer=_start_worker, initargs=(checker,)
-        )
 
     def _refuse_mixed(self, source: Source, shapes: Set[str]) -> None:
         """Raise DataError with the first row of each shape, where a file holds several."""
@@ -365,21 +337,3 @@ def _runs(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
             run, characters = [], 0
     if run:
         yield run
-
-
-def _cores() -> int:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return cores or 1
-
-
-_checker: list[Checker] = []
-"""The checker of a worker process."""
-
-
-def _start_worker(checker: Checker) -> None:
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _checker[:] = [checker]
-
-
-def _write(source: str, raws: Sequence[RawRow], path: Path) -> None:
-    _checker[0].write(source, raws, path)

@@ -17,7 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -53,19 +53,32 @@ Chat = list[dict[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class Tokenized:
-    """One row as the model sees it. input_ids and labels: [tokens], the same length.
+    """One row as the model sees it.
 
-    labels[i] is input_ids[i] where the token is trained and IGNORED elsewhere; the model shifts
-    them. labels[0] is always IGNORED, since nothing predicts the first token.
+    input_ids: [tokens]. trained: [begin, end) of the runs of tokens that carry a label, ascending;
+    never the first token, since nothing predicts it.
     """
 
     input_ids: list[int]
-    labels: list[int]
+    trained: list[Span]
+
+    @classmethod
+    def of(cls, input_ids: list[int], labels: Sequence[int]) -> Self:
+        """A row by its labels, as a data set holds them."""
+        return cls(input_ids, [*_runs([label != IGNORED for label in labels])])
+
+    @property
+    def labels(self) -> list[int]:
+        """[tokens]: the token where it is trained, IGNORED elsewhere; the model shifts them."""
+        labels = [IGNORED] * len(self.input_ids)
+        for begin, end in self.trained:
+            labels[begin:end] = self.input_ids[begin:end]
+        return labels
 
     @property
     def trained_tokens(self) -> int:
         """Number of tokens that carry a label."""
-        return len(self.labels) - self.labels.count(IGNORED)
+        return sum(end - begin for begin, end in self.trained)
 
 
 def tokenize_row(
@@ -120,7 +133,8 @@ def tokenize_configured(
 
 def truncate(tokenized: Tokenized, max_length: int) -> Tokenized:
     """The first `max_length` tokens of a row."""
-    return Tokenized(tokenized.input_ids[:max_length], tokenized.labels[:max_length])
+    kept = [(begin, min(end, max_length)) for begin, end in tokenized.trained if begin < max_length]
+    return Tokenized(tokenized.input_ids[:max_length], kept)
 
 
 def mask_segments(
@@ -162,7 +176,7 @@ def _tokenize_texts(
     for ids in tokenizer(list(texts), return_attention_mask=False)["input_ids"]:
         if add_eos and (not ids or ids[-1] != eos):
             ids = [*ids, eos]
-        rows.append(Tokenized(ids, [IGNORED, *ids[1:]] if ids else []))
+        rows.append(Tokenized(ids, [(1, len(ids))] if len(ids) > 1 else []))
     return rows
 
 
@@ -229,15 +243,12 @@ def _labelled(
     ids: list[int], runs: Sequence[Span], closing: frozenset[int], eos: int | None
 ) -> Tokenized:
     """Labels on the runs; an answer that ends the row without an end token gets `eos`."""
-    labels = [IGNORED] * len(ids)
-    for begin, end in runs:
-        labels[begin:end] = ids[begin:end]
+    trained = [(max(1, begin), end) for begin, end in runs if end > 1]
     open_end = bool(runs) and runs[-1][1] == len(ids) and ids[-1] not in closing
     if open_end and eos is not None:
-        ids, labels = [*ids, eos], [*labels, eos]
-    if labels:
-        labels[0] = IGNORED
-    return Tokenized(ids, labels)
+        begin = trained.pop()[0] if trained else len(ids)
+        ids, trained = [*ids, eos], [*trained, (begin, len(ids) + 1)]
+    return Tokenized(ids, trained)
 
 
 def _close(
@@ -474,17 +485,22 @@ def token_writer(path: Callable[[], Path]) -> Iterator[Callable[[pa.RecordBatch]
 def _token_batch(origins: Sequence[str], rows: Sequence[Tokenized]) -> pa.RecordBatch:
     import pyarrow as pa
 
-    columns = [origins, int_lists([r.input_ids for r in rows]), int_lists([r.labels for r in rows])]
-    return pa.record_batch(columns, names=["origin", "input_ids", "labels"])
+    return pa.record_batch([origins, *token_columns(rows)], names=["origin", "input_ids", "labels"])
 
 
-def int_lists(lists: Sequence[list[int]]) -> pa.Array:
-    """A column of lists of 32-bit integers, many times faster than element by element."""
+def token_columns(rows: Sequence[Tokenized]) -> tuple[pa.Array, pa.Array]:
+    """Columns (input_ids, labels) of rows, many times faster than element by element."""
     import pyarrow as pa
 
-    offsets = np.zeros(len(lists) + 1, np.int32)
-    np.cumsum([len(one) for one in lists], out=offsets[1:])
-    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(flattened(lists)))
+    begins = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([len(row.input_ids) for row in rows], out=begins[1:])
+    ids = flattened([row.input_ids for row in rows])
+    labels = np.full_like(ids, IGNORED)
+    for at, row in zip(begins.tolist(), rows, strict=False):
+        for begin, end in row.trained:
+            labels[at + begin : at + end] = ids[at + begin : at + end]
+    offsets = pa.array(begins)
+    return tuple(pa.ListArray.from_arrays(offsets, pa.array(flat)) for flat in (ids, labels))
 
 
 def _tokenize_batch(

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from ytrainer_core.config import DataConfig
-from ytrainer_core.data import prepare_corpus, shards, staging
+from ytrainer_core.data import prepare_corpus, shards, staging, workers
 from ytrainer_core.data.corpus import read_quarantine
 from ytrainer_core.data.staging import ascending_runs
 from ytrainer_core.data.tokenize import tokenize_dataset
@@ -43,23 +43,19 @@ def small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(staging, "SHARD_ROWS", 10)
 
 
-@pytest.mark.parametrize("workers", [0, 2], ids=["threads", "processes"])
+@pytest.mark.parametrize("count", [0, 2], ids=["threads", "processes"])
 def test_several_workers_make_the_same_corpus_and_the_same_tokens(
-    workers: int,
-    tmp_path: Path,
-    jsonl: Write,
-    marked: Any,
-    monkeypatch: pytest.MonkeyPatch,
+    count: int, tmp_path: Path, jsonl: Write, marked: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     small_shards(monkeypatch)
-    monkeypatch.setattr(staging, "_cores", lambda: 4)
-    monkeypatch.setattr(staging, "_THREADS", 4)
+    monkeypatch.setattr(workers, "cores", lambda: 4)
+    monkeypatch.setattr(workers, "THREADS", 4)
     path = jsonl(rows(95))
     tokens = []
     corpora = []
-    for count in (1, workers):
-        monkeypatch.setenv("YTRAINER_HOME", str(tmp_path / f"home{count}"))
-        corpora.append(prepare(tmp_path / str(count), marked, path, workers=count))
+    for number in (1, count):
+        monkeypatch.setenv("YTRAINER_HOME", str(tmp_path / f"home{number}"))
+        corpora.append(prepare(tmp_path / str(number), marked, path, workers=number))
         files = (home() / "cache" / "tokens").glob("*.arrow")
         tokens.append({file.name: file.read_bytes() for file in files})
     alone, together = corpora

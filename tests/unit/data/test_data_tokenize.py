@@ -234,7 +234,7 @@ def test_raw_text_trains_all_tokens_but_the_first_and_ends_once(tokenizer: Any) 
 
     ids = tokenizer("what the user")["input_ids"]
     eos = tokenizer.eos_token_id
-    assert raw("what the user") == Tokenized([*ids, eos], [IGNORED, *ids[1:], eos])
+    assert raw("what the user") == Tokenized([*ids, eos], [(1, len(ids) + 1)])
     assert raw("what the user<|endoftext|>").input_ids == [*ids, eos]
     assert raw("what the user", add_eos=False).input_ids == ids
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import NamedTuple
 
 from ytrainer_core.data.formats import Row, Turn
@@ -92,8 +93,12 @@ def has_digits(text: str, count: int) -> bool:
 
     Patterns for numbers try all ways at every digit: this says first where that is in vain.
     """
-    kinds = text.encode("utf-8", "replace").translate(_DIGITS, _SEPARATORS)
-    return b"0" * count in kinds
+    return b"0" * count in _kinds(text)
+
+
+@lru_cache(maxsize=16)
+def _kinds(text: str) -> bytes:
+    return text.encode("utf-8", "replace").translate(_DIGITS, _SEPARATORS)
 
 
 def masked(secret: str) -> str:
