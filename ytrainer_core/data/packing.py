@@ -1,8 +1,8 @@
 """Packs: several rows in one sequence, each blind to the others.
 
-Best fit: a row goes where it leaves the least room. Rows keep roughly their
-order, because only a window of packs is open at a time, so that a curriculum
-survives packing. Isolation comes from position_ids that restart at every row.
+Best fit: a row goes where it leaves the least room. Only the newest packs are open,
+so that a row comes at most that many packs before its turn and a curriculum survives
+packing. Isolation comes from position_ids that restart at every row.
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ IGNORED = -100
 
 OPEN_PACKS = 64
 """Packs open at a time; more fills them better and keeps the order less."""
+
+ORDERED_PACKS = 16
+"""Packs open at a time where the order of the rows is a curriculum."""
 
 
 def best_fit_packs(
@@ -42,7 +45,7 @@ def best_fit_packs(
             room, pack = capacity, len(packs)
             packs.append([row])
             if len(open_) == open_packs:
-                open_.pop(0)  # the fullest pack is closed
+                open_.remove(min(open_, key=lambda one: one[1]))  # the oldest pack is closed
         bisect.insort(open_, (room - length, pack))
     return packs
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ytrainer_core.reports.figures import Line, curves, distribution
@@ -21,22 +21,27 @@ class OrderedRow:
 
 @dataclass(frozen=True, slots=True)
 class OrderReport:
-    """difficulty: of all rows in the order of training; first, last: some rows of both ends."""
+    """difficulty: of all rows in the order of training; first, last: some rows of both ends.
+
+    settings: name -> text, what else there is to know of the order (schedule, groups, direction).
+    """
 
     title: str
     mode: str
     difficulty: Sequence[float]
     first: Sequence[OrderedRow]
     last: Sequence[OrderedRow]
+    settings: Mapping[str, str] = field(default_factory=dict)
 
 
 MODES = {
-    "none": "rows keep the order of the corpus",
+    "none": "training shuffles the rows",
+    "file": "rows keep the order of the corpus",
     "similarity": "how differently loss and entropy run through a row",
     "filtered": "number of tokens with a high loss, those the model is unsure about count half",
     "mean_loss": "mean loss of the answer tokens, nats",
     "entropy": "mean entropy of the answer tokens, nats",
-    "length": "tokens of the row",
+    "length": "answer tokens",
     "random": "no difficulty: a shuffled control",
 }
 

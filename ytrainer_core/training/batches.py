@@ -15,7 +15,15 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ytrainer_core.config import TrainConfig
-from ytrainer_core.data.packing import IGNORED, Piece, best_fit_packs, collate_packs, split_points
+from ytrainer_core.data.packing import (
+    IGNORED,
+    OPEN_PACKS,
+    ORDERED_PACKS,
+    Piece,
+    best_fit_packs,
+    collate_packs,
+    split_points,
+)
 from ytrainer_core.errors import DataError
 from ytrainer_core.training.token_groups import token_groups
 
@@ -30,6 +38,9 @@ _BLOCK_ROWS = 1000
 
 _WINDOW_BATCHES = 64
 """Batches' worth of rows that are sorted by length together; more pads less and mixes less."""
+
+_ORDERED_WINDOW_BATCHES = 8
+"""The same where the order of the rows is a curriculum, which a large window would undo."""
 
 
 class Batches(Dataset[list[Pack]]):
@@ -156,7 +167,7 @@ def build_batches(
     if config.batching == "token_groups":
         packs = [[i] for i in range(len(found))]
     else:
-        packs = best_fit_packs(lengths, capacity)
+        packs = best_fit_packs(lengths, capacity, ORDERED_PACKS if ordered else OPEN_PACKS)
     if config.micro_batch_tokens and config.batching == "packed":
         sizes = [sum(lengths[i] for i in pack) for pack in packs]
         items = [
@@ -178,7 +189,7 @@ def _length_groups(
     if budget:
         most = max(1, budget // max(1, int(np.mean(lengths))))
     items = []
-    window = most * _WINDOW_BATCHES
+    window = most * (_ORDERED_WINDOW_BATCHES if seed is None else _WINDOW_BATCHES)
     for start in range(0, len(order), window):
         near = sorted(order[start : start + window].tolist(), key=lambda i: lengths[i])
         if budget:

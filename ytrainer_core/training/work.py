@@ -231,11 +231,14 @@ def load_teacher(config: SftConfig | PretrainConfig) -> Any:
 
 
 def read_order(path: Path, rows: int) -> list[int] | None:
-    """Training order from an order file; None where the trainer shall shuffle."""
+    """Training order from an order file; None where the trainer shall shuffle.
+
+    Raises CheckpointError where it is no order file, ConfigError where it orders other rows.
+    """
     try:
         tree = json.loads(path.read_text(encoding="utf-8"))
-        mode, order = tree["mode"], tree["rows"]
-    except (OSError, ValueError, KeyError) as error:
+        mode, order = tree["mode"], [int(number) for number in tree["rows"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise CheckpointError(
             f"{path}: is not an order file. Give the 'order' output of the order stage."
         ) from error

@@ -185,6 +185,18 @@ def test_the_seed_decides_who_is_grouped_unless_the_rows_are_a_curriculum(make_r
     assert first(ordered=False, seed=1) != first(ordered=False, seed=2)
 
 
+def test_a_curriculum_is_sorted_by_length_among_few_neighbours_only(make_rows: Rows) -> None:
+    """400 rows in batches of 4: none comes more than eight batches before or behind its turn."""
+    lengths = [5 + (7 * i) % 20 for i in range(400)]
+    rows = make_rows(lengths)
+    turn = {tuple(row["input_ids"]): i for i, row in enumerate(rows)}
+    config = TrainConfig(batching="length_grouped", per_device_batch_size=4)
+    batches = build_batches(rows, config, max_length=40, ordered=True)
+    seen = [turn[tuple(pack[0]["input_ids"])] for i in range(100) for pack in batches[i]]
+    assert sorted(seen) == list(range(400)) != seen
+    assert max(abs(place - at) for place, at in enumerate(seen)) < 32
+
+
 # --- tensors -------------------------------------------------------------------------------------
 
 

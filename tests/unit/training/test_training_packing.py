@@ -65,6 +65,25 @@ def test_only_the_last_packs_are_open_so_that_a_curriculum_survives() -> None:
     assert best_fit_packs([6, 7, 4], 10, open_packs=2) == [[0, 2], [1]]
 
 
+@settings(deadline=None, max_examples=200)
+@given(_lengths_and_capacity())
+def test_a_row_comes_at_most_as_many_packs_early_as_are_open(
+    case: tuple[list[int], int, int],
+) -> None:
+    lengths, capacity, open_packs = case
+    packs = best_fit_packs(lengths, capacity, open_packs)
+    for number, pack in enumerate(packs):
+        for row in pack:
+            opened_before = sum(other[0] < row for other in packs)
+            assert opened_before - number <= open_packs
+
+
+def test_the_last_row_does_not_go_back_to_a_pack_of_the_beginning() -> None:
+    """The first pack has room for it all the time, and is no neighbour any more."""
+    packs = best_fit_packs([1, *[100] * 500, 99], 100)
+    assert packs[0] == [0] and packs[-1] == [501]
+
+
 def test_a_row_longer_than_a_pack_is_an_error() -> None:
     with pytest.raises(ValueError, match="row 1 has 11 tokens, more than a pack of 10"):
         best_fit_packs([3, 11], 10)
