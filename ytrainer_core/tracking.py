@@ -7,7 +7,7 @@ Recording never stops the training: when MLflow fails, one warning is given.
 
 Runs are written through MlflowClient with an explicit URI; MLflow's process-wide
 state (active run, tracking URI) is neither read nor changed, so that stages may
-run in threads. This file and registry.py are the only ones that import mlflow.
+run in threads. This file and registry/ are the only ones that import mlflow.
 """
 
 from __future__ import annotations

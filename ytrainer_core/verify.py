@@ -1,6 +1,6 @@
 """What makes a registered model the trained one: its files, its base, its logits.
 
-registry.py runs this file as a fresh process (`python -m ytrainer_core.verify
+registry/ runs this file as a fresh process (`python -m ytrainer_core.verify
 models:/NAME/3`, the store in MLFLOW_TRACKING_URI), because a proof must share no
 memory with what it proves. The last line on stdout is the answer, as JSON.
 """

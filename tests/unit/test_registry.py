@@ -35,6 +35,7 @@ from ytrainer_core.registry import (
 from ytrainer_core.tracking import NullRun, open_run
 from ytrainer_core.training.model import load_trained
 
+PROOF = "ytrainer_core.registry.register._prove"
 GATE_PASSED = {"ytrainer.gate": "passed", "ytrainer.metric.eval_loss": "1.5"}
 
 
@@ -73,9 +74,7 @@ def proved_in_a_fresh_process(adapter: Path) -> registry.Version:
 @pytest.fixture
 def in_process_proof(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same proof without the seconds that a fresh interpreter takes to import torch."""
-    monkeypatch.setattr(
-        registry, "_prove", lambda uri, config: verify(uri, tracking=config.tracking)
-    )
+    monkeypatch.setattr(PROOF, lambda uri, config: verify(uri, tracking=config.tracking))
 
 
 def register(folder: Path, name: str, *, form: str = "auto", **tags: str) -> registry.Version:
@@ -136,10 +135,14 @@ def test_a_registered_adapter_is_fetched_as_the_folder_that_was_trained(
 
 
 @pytest.mark.usefixtures("in_process_proof")
-def test_a_registered_full_model_is_no_adapter_to_go_on_from(base: Path, place: Path) -> None:
-    version = register(save_full(place / "whole", base), "whole")
-    with pytest.raises(RegistryError, match=r"model\.name_or_path"):
-        fetch_registered(version.uri)
+def test_a_registered_full_or_merged_model_is_no_adapter_to_go_on_from(
+    adapter: Path, base: Path, place: Path
+) -> None:
+    full = register(save_full(place / "whole", base), "whole")
+    merged = register(adapter, "whole", form="full")
+    for version in (full, merged):
+        with pytest.raises(RegistryError, match=r"model\.name_or_path"):
+            fetch_registered(version.uri)
 
 
 def test_pyfunc_answers_as_the_model_does_with_its_chat_template(
@@ -163,7 +166,7 @@ def test_one_flipped_byte_is_found_and_named(
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
-        for use in (verify, load_registered, promote):
+        for use in (verify, load_registered, fetch_registered, promote):
             with pytest.raises(RegistryError, match=r"peft/adapter_model\.safetensors.*changed"):
                 use("models:/tiny/1")
         command = [sys.executable, "-m", "ytrainer_core.verify", "models:/tiny/1"]
@@ -349,9 +352,7 @@ def server(place: Path) -> Iterator[str]:
 def test_a_server_over_http_keeps_runs_and_versions_as_the_file_does(
     server: str, adapter: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        registry, "_prove", lambda uri, config: verify(uri, tracking=config.tracking)
-    )
+    monkeypatch.setattr(PROOF, lambda uri, config: verify(uri, tracking=config.tracking))
     where = TrackingConfig(uri=server, experiment="remote")
     config = RegisterConfig(tracking=where, registry=RegistryConfig(name="remote"))
     with open_run("register", config) as run:

@@ -142,7 +142,8 @@ def _config_of(split: str, config: DataConfig) -> DataConfig:
         return config
     purpose = "sft" if config.purpose == "sft" and split != MEASURED else "auto"
     others = {"format": "auto", "columns": (), "where": (), "languages": (), "purpose": purpose}
-    return config.model_copy(update=others)
+    rules = tuple(pair for pair in config.rules if not pair.startswith("language="))
+    return config.model_copy(update={**others, "rules": rules})
 
 
 def _find_all(config: DataConfig) -> dict[str, list[Source]]:

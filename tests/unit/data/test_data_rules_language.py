@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 from rule_examples import found, row
 
 from ytrainer_core.config.data import DataConfig
+from ytrainer_core.data import prepare_corpus
 from ytrainer_core.data.checks import RuleBook
 from ytrainer_core.data.rules.language import language_of, language_of_row
 from ytrainer_core.errors import ConfigError
@@ -83,3 +87,16 @@ def test_the_rule_without_languages_would_check_nothing_and_is_refused() -> None
     with pytest.raises(ConfigError, match=r"no effect while data\.languages is empty"):
         RuleBook(DataConfig(rules=("language=warning",)))
     assert RuleBook(DataConfig(rules=("language=off",))).severity("language") == "off"
+
+
+def test_the_languages_severity_is_the_own_rows_and_general_text_has_none(
+    tmp_path: Path, jsonl: Callable[..., str]
+) -> None:
+    own = jsonl([{"text": TEXTS["en"]}, {"text": TEXTS["de"]}])
+    general = jsonl([{"text": TEXTS["fr"]}], "general.jsonl")
+    config = DataConfig.model_validate(
+        {"train": own, "general": general, "languages": "en", "rules": "language=warning"}
+    )
+    corpus = prepare_corpus(config, tmp_path / "corpus", tokenizer=None, seed=0)
+    assert corpus.manifest["counts"]["rules"] == {"language": 1}
+    assert len(corpus.general) == 1

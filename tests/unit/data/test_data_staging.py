@@ -160,7 +160,7 @@ def test_a_file_of_another_name_is_read_anew_though_it_holds_the_same(
     for name in ("one.jsonl", "two.jsonl"):
         Path(jsonl(bad)).replace(folder / name)
         with pytest.raises(DataError, match=name):  # its shards stay for the next attempt
-            prepare(tmp_path / name, None, str(folder), max_dropped=0.1)
+            prepare(tmp_path / "made", None, str(folder), max_dropped=0.1)
         (folder / name).unlink()
 
 
