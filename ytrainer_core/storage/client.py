@@ -16,6 +16,7 @@ SECONDS_VARIABLE = "YTRAINER_S3_SECONDS"
 TRANSFERS = 4
 """Files of a folder that are on their way at once, and parts of one file."""
 
+_SECONDS = "60"
 _CONNECT_SECONDS = 10.0
 _client_lock = threading.Lock()  # boto3's default session makes one client at a time
 
@@ -34,7 +35,7 @@ def new_client(uri: str) -> Any:
     boto_logger = logging.getLogger("botocore")
     # At DEBUG it writes whole requests, and in their headers the session token.
     boto_logger.setLevel(max(logging.INFO, boto_logger.level))
-    seconds = float(os.environ.get(SECONDS_VARIABLE) or 60)
+    seconds = _patience_seconds()
     try:
         config = Config(
             connect_timeout=min(_CONNECT_SECONDS, seconds),
@@ -51,6 +52,16 @@ def new_client(uri: str) -> Any:
         raise explained(uri, error) from error
     client.meta.events.register("before-parse.s3", _refuse_short_answer)
     return client
+
+
+def _patience_seconds() -> float:
+    asked = os.environ.get(SECONDS_VARIABLE) or _SECONDS
+    try:
+        return float(asked)
+    except ValueError as error:
+        raise DataError(
+            f"{SECONDS_VARIABLE}='{asked}' is no number of seconds. Set one, e.g. 120, or unset it."
+        ) from error
 
 
 def _refuse_short_answer(

@@ -147,3 +147,9 @@ def test_without_boto3_the_way_to_install_it_is_named(
     monkeypatch.setitem(sys.modules, "boto3", None)
     with pytest.raises(DataError, match=r"pip install 'ytrainer\[pipelines\]'"):
         storage.fetch("s3://corpora/a.txt", tmp_path)
+
+
+def test_a_patience_that_is_no_number_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(storage.SECONDS_VARIABLE, "a minute")
+    with pytest.raises(DataError, match="YTRAINER_S3_SECONDS='a minute' is no number of seconds"):
+        storage.list_objects("s3://corpora/")
