@@ -6,17 +6,21 @@ fsync, rename. Everything ytrainer makes lies below one folder, `home()`.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 _READ_BYTES = 1 << 20
+
+FORGOTTEN_SECONDS = 7 * 24 * 3600
+"""Age after which the intermediate results of work that never went on are deleted."""
 
 
 def home() -> Path:
@@ -45,7 +49,7 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
-@contextmanager
+@contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Give a scratch folder that becomes `path` when the block ends without an error.
 
@@ -85,6 +89,14 @@ def _fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def forget_old(folder: Path) -> None:
+    """Delete what nobody has touched for FORGOTTEN_SECONDS in a folder of intermediate results."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > FORGOTTEN_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 def sha256_file(path: Path) -> str:

@@ -11,11 +11,25 @@ from ytrainer_core.config.base import AtLeastOne, Count, NonNegative, Positive, 
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
+ScoreMethod = Literal[
+    "anomaly",
+    "corpus_anomaly",
+    "mean_loss",
+    "certain_loss",
+    "surprise",
+    "ending",
+    "ifd",
+    "self_confidence_min",
+    "self_confidence_softmin",
+    "combined",
+]
+
+
 class ScoreConfig(Section):
     """How suspicious rows are found from the model's own signals."""
 
-    method: Literal["anomaly", "mean_loss", "surprise"] = "mean_loss"
-    """Row score: abnormal tokens, mean nll in nats, or the worst window of nll x certainty."""
+    method: ScoreMethod = "mean_loss"
+    """Row score; higher is more suspicious. docs/scoring.md says what each one finds."""
 
     smoothing_window: AtLeastOne = 3
     """Tokens of the centred moving average over nll and entropy."""
@@ -30,28 +44,62 @@ class ScoreConfig(Section):
     """Least peak of z(nll) - z(entropy) for a span of abnormal tokens to be kept."""
 
     min_tokens: AtLeastOne = 4
-    """Answers shorter than this keep their score but are never flagged within-row."""
+    """Answers shorter than this are measured against the corpus, not against themselves."""
+
+    ifd: bool = False
+    """Also compute ppl(answer given prompt) / ppl(answer): a second forward pass per row."""
+
+    action: Literal["keep", "flag", "drop"] = "flag"
+    """What happens to flagged rows; dropped ones are quarantined with their reason."""
 
     flag_fraction: Share = 0.05
     """Share of the rows, worst first, that is flagged."""
 
-    action: Literal["keep", "flag", "drop"] = "flag"
-    """What happens to flagged rows; dropped ones are quarantined with their reason."""
+    flag_above: NonNegative = 0.0
+    """Score above which a row is flagged, in place of flag_fraction; 0 goes by flag_fraction."""
+
+    compare_with: str = ""
+    """Second model, for example the tuned one, that is shown beside the first in the report:
+    a folder or models:/NAME/VERSION."""
 
     batch_tokens: AtLeastOne = 8192
     """Tokens per forward pass."""
 
 
+OrderMode = Literal[
+    "none",
+    "file",
+    "random",
+    "similarity",
+    "filtered",
+    "mean_loss",
+    "entropy",
+    "length",
+]
+
+
 class OrderConfig(Section):
     """In which order training sees the rows."""
 
-    mode: Literal["none", "similarity", "filtered", "mean_loss", "entropy", "length", "random"] = (
-        "none"
-    )
-    """Difficulty that sorts the rows, easy first; none leaves shuffling to the trainer."""
+    mode: OrderMode = "none"
+    """Difficulty that sorts the rows, easy first; file keeps their order, random is the control,
+    none leaves shuffling to the trainer."""
 
     descending: bool = False
     """Hard first."""
+
+    schedule: Literal["sorted", "buckets", "competence"] = "sorted"
+    """Strictly by difficulty; shuffled inside buckets of like difficulty; or drawn from a share of
+    the rows, easy ones first, that grows with the square root of time."""
+
+    buckets: AtLeastOne = 10
+    """Buckets of equally many rows, for schedule=buckets."""
+
+    competence_start: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of the rows that schedule=competence begins with."""
+
+    group_by: Literal["none", "prompt", "file"] = "none"
+    """Rows that stay together: those with the same first question, or of one file."""
 
     filtered_min_nll: NonNegative = 3.0
     """Nats above which the mode filtered counts a token."""

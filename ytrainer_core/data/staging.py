@@ -13,7 +13,6 @@ import fcntl
 import shutil
 import sys
 import tempfile
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Iterable, Iterator, Sequence, Set
 from concurrent.futures import Future
@@ -44,7 +43,7 @@ from ytrainer_core.data.shards import (
 from ytrainer_core.data.tokenize import tokenizer_digest
 from ytrainer_core.data.workers import Workers
 from ytrainer_core.errors import YTrainerError
-from ytrainer_core.files import home, sha256_json
+from ytrainer_core.files import forget_old, home, sha256_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -74,9 +73,6 @@ _LATER_KNOBS = (
     "workers",
 )
 """Knobs that come after the shards: whoever turns one of them finds the shards again."""
-
-_FORGOTTEN_SECONDS = 7 * 24 * 3600
-"""Age after which the shards of a preparation that never went on are deleted."""
 
 
 # --- all shards of a split -----------------------------------------------------------------------
@@ -210,7 +206,7 @@ def staging_folder(key: str) -> Iterator[Path]:
     """
     parent = home() / "cache" / "staging"
     parent.mkdir(parents=True, exist_ok=True)
-    _forget_old(parent)
+    forget_old(parent)
     with (parent / f"{key}.lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -220,13 +216,6 @@ def staging_folder(key: str) -> Iterator[Path]:
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=f"{key}."))
         yield folder
         shutil.rmtree(folder)
-
-
-def _forget_old(parent: Path) -> None:
-    for folder in parent.iterdir():
-        with contextlib.suppress(OSError):
-            if time.time() - folder.stat().st_mtime > _FORGOTTEN_SECONDS:
-                shutil.rmtree(folder) if folder.is_dir() else folder.unlink()
 
 
 def staging_key(

@@ -231,22 +231,32 @@ def _objective_forward(
 
 
 @torch.no_grad()
-def model_signals(model: Any, input_ids: Tensor, labels: Tensor, **inputs: Any) -> TokenSignals:
+def model_signals(
+    model: Any,
+    input_ids: Tensor,
+    labels: Tensor,
+    *,
+    target_positions: Tensor | None = None,
+    ranks: bool = False,
+    **inputs: Any,
+) -> TokenSignals:
     """Signals of every trained token of a batch, flattened in reading order.
 
-    input_ids, labels: [batch, seq], right-padded with label -100. Raises ConfigError for a
+    input_ids, labels: [batch, seq], right-padded with label -100. target_positions: [n], int64,
+    as `trained_positions()` finds them. ranks: also each target's rank. Raises ConfigError for a
     head that is not linear.
     """
     inner = causal_lm(model)
-    positions = trained_positions(labels)
-    targets = labels.flatten()[positions + 1]
+    positions = trained_positions(labels) if target_positions is None else target_positions
+    targets = labels.flatten().index_select(0, positions + 1)
     hidden = hidden_at(inner, positions, input_ids=input_ids, **inputs)
 
-    def signals(projection: Projection) -> tuple[Tensor, ...]:
-        found = linear_token_signals(projection, targets)
-        return found.nll, found.entropy, found.top_token
+    def signals(projection: Projection) -> tuple[Tensor | None, ...]:
+        found = linear_token_signals(projection, targets, ranks=ranks)
+        return found.nll, found.entropy, found.top_token, found.top_prob, found.rank
 
-    return TokenSignals(*with_projection(inner, hidden, signals))
+    found: Any = with_projection(inner, hidden, signals)
+    return TokenSignals(*found)
 
 
 @torch.no_grad()

@@ -3,73 +3,79 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import numpy as np
-import numpy.typing as npt
+from ytrainer_core.data.corpus import batched
+from ytrainer_core.scoring.signals import Floats
 
-from ytrainer_core.errors import DataError
-from ytrainer_core.scoring.quality import RowQuality
-from ytrainer_core.scoring.signals import RowSignals
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_BATCH_ROWS = 1000
 
 
 @dataclass(frozen=True)
-class ScoreTable:
-    """Scores in corpus order. nll, entropy: per row [targets], nats."""
+class ScoredLine:
+    """One row of the table.
 
-    origins: list[str]
-    scores: list[float]
-    flagged: list[bool]
-    nll: list[npt.NDArray[np.float64]]
-    entropy: list[npt.NDArray[np.float64]]
+    score: by the configured method, higher is more suspicious; flagged by it. mean_nll,
+    mean_entropy: nats per target. nll, entropy: [targets], nats. scores: of every method.
+    """
+
+    origin: str
+    score: float
+    flagged: bool
+    mean_nll: float
+    mean_entropy: float
+    nll: Floats
+    entropy: Floats
+    scores: dict[str, float]
 
 
-def write_scores(
-    path: Path,
-    keep: Sequence[int],
-    origins: Sequence[str],
-    signals: Sequence[RowSignals],
-    quality: Sequence[RowQuality],
-    flagged: Sequence[bool],
-) -> None:
-    """Write the kept rows' scores and signals, in corpus order, atomically."""
-    import pyarrow as pa
+def write_scores(path: Path, lines: Iterable[ScoredLine], methods: Sequence[str]) -> None:
+    """Write the table atomically, some rows at a time.
+
+    methods: each becomes a column score_METHOD, null in rows that have no such score.
+    """
     import pyarrow.parquet as pq
 
-    table = pa.table(
-        {
-            "origin": [origins[i] for i in keep],
-            "score": [quality[i].score for i in keep],
-            "mean_nll": [quality[i].mean_nll for i in keep],
-            "mean_entropy": [quality[i].mean_entropy for i in keep],
-            "flagged": [flagged[i] for i in keep],
-            "nll": pa.array([signals[i].nll for i in keep], pa.list_(pa.float32())),
-            "entropy": pa.array([signals[i].entropy for i in keep], pa.list_(pa.float32())),
-        }
-    )
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.partial")
-    pq.write_table(table, temporary)
+    schema = table_schema(methods)
+    with pq.ParquetWriter(temporary, schema) as writer:
+        for batch in batched(lines, _BATCH_ROWS):
+            writer.write_batch(_record_batch(batch, schema, methods))
     os.replace(temporary, path)
 
 
-def read_scores(path: Path) -> ScoreTable:
-    """Read a score table. Raises DataError where it is missing or not one."""
-    import pyarrow.parquet as pq
-    from pyarrow import ArrowException
+def table_schema(methods: Sequence[str]) -> pa.Schema:
+    """The columns of a table with the scores of these methods."""
+    import pyarrow as pa
 
-    try:
-        table = pq.read_table(path)
-        return ScoreTable(
-            origins=table["origin"].to_pylist(),
-            scores=table["score"].to_pylist(),
-            flagged=table["flagged"].to_pylist(),
-            nll=[np.asarray(row.values, np.float64) for row in table["nll"]],
-            entropy=[np.asarray(row.values, np.float64) for row in table["entropy"]],
-        )
-    except (OSError, ArrowException, KeyError) as error:
-        raise DataError(
-            f"{path}: is not a score table. Give the 'scores' output of the score stage."
-        ) from error
+    tokens = pa.list_(pa.float32())
+    return pa.schema(
+        {
+            "origin": pa.string(),
+            "score": pa.float64(),
+            "flagged": pa.bool_(),
+            "mean_nll": pa.float64(),
+            "mean_entropy": pa.float64(),
+            "nll": tokens,
+            "entropy": tokens,
+            **{f"score_{method}": pa.float64() for method in methods},
+        }
+    )
+
+
+def _record_batch(
+    lines: Sequence[ScoredLine], schema: pa.Schema, methods: Sequence[str]
+) -> pa.RecordBatch:
+    import pyarrow as pa
+
+    own = [field.name for field in fields(ScoredLine) if field.name != "scores"]
+    columns = {name: [getattr(line, name) for line in lines] for name in own}
+    columns |= {f"score_{m}": [line.scores.get(m) for line in lines] for m in methods}
+    return pa.record_batch([columns[name] for name in schema.names], schema=schema)

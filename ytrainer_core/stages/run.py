@@ -61,6 +61,10 @@ _MODULES = {
 C = TypeVar("C", bound=StageConfig)
 
 
+_MODEL_NAMES = (("model", "init_from"), ("score", "compare_with"))
+"""(section, field) of every knob that may name a registered model."""
+
+
 class _Stages(Mapping[str, Stage]):
     """Stages by name, each imported when it is first asked for."""
 
@@ -117,18 +121,19 @@ def run_stage(
 
 
 def resolved(config: C) -> C:
-    """A config whose names are paths: what the demo makes, and a registered model.init_from."""
+    """A config whose names are paths: what the demo makes, and registered models."""
     from ytrainer_core.demo.resources import resolve
 
     config = resolve(config)
-    model = getattr(config, "model", None)
-    if model is None or not model.init_from.startswith("models:/"):
-        return config
-    from ytrainer_core.registry import fetch_registered
+    for section, field in _MODEL_NAMES:
+        part = getattr(config, section, None)
+        if part is None or not getattr(part, field).startswith("models:/"):
+            continue
+        from ytrainer_core.registry import fetch_registered
 
-    folder = fetch_registered(model.init_from, tracking=config.tracking)
-    changed = model.model_copy(update={"init_from": str(folder)})
-    return config.model_copy(update={"model": changed})
+        folder = fetch_registered(getattr(part, field), tracking=config.tracking)
+        config = config.model_copy(update={section: part.model_copy(update={field: str(folder)})})
+    return config
 
 
 def run_component(

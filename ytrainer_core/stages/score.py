@@ -2,32 +2,32 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from ytrainer_core.config import NlirgConfig, ScoreStageConfig
-from ytrainer_core.data.corpus import raw_text, rewrite_train
+from ytrainer_core import __version__
+from ytrainer_core.config import ScoreStageConfig
+from ytrainer_core.data.corpus import Corpus, digest_of, raw_text, rewrite_train
 from ytrainer_core.data.formats import Rejected
-from ytrainer_core.data.tokenize import tokenize_dataset
-from ytrainer_core.reports.score import ScoredRow, ScoredToken, ScoreReport, write_score_report
-from ytrainer_core.scoring.quality import (
-    PATTERNS,
-    RowQuality,
-    corpus_statistics,
-    flag_threshold,
-    row_quality,
-)
-from ytrainer_core.scoring.signals import RowSignals, token_signals
-from ytrainer_core.scoring.table import write_scores
+from ytrainer_core.data.tokenize import token_path, tokenize_dataset
+from ytrainer_core.errors import ConfigError
+from ytrainer_core.files import forget_old, home, sha256_folder, sha256_json
+from ytrainer_core.objectives.attach import causal_lm
+from ytrainer_core.objectives.head import vocab_size
+from ytrainer_core.scoring.judged import JudgedCorpus, judge_corpus
+from ytrainer_core.scoring.quality import corpus_statistics
+from ytrainer_core.scoring.store import SignalTable, score_rows
+from ytrainer_core.scoring.table import ScoredLine, write_scores
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
-from ytrainer_core.stages.common import REPORT_TOKENS, base_of, corpus_for, weight_curve
-from ytrainer_core.training.model import load_model
+from ytrainer_core.stages.common import base_of, corpus_for
+from ytrainer_core.stages.score_pages import Scored, write_pages
+from ytrainer_core.training.model import CARD_NAME, load_model, load_trained, locate
 
-_SHOWN_ROWS = 30
 _LISTED_ROWS = 10
+_SNIPPET_CHARACTERS = 60
 
 
 def score(config: ScoreStageConfig, context: StageContext) -> StageResult:
@@ -36,105 +36,118 @@ def score(config: ScoreStageConfig, context: StageContext) -> StageResult:
     corpus = corpus_for(config, context, tokenizer)
     rows = tokenize_dataset(corpus.train, tokenizer, config.data)
     model = load_model(folder, config.model)
-    signals = token_signals(
-        model,
-        rows,
-        max_length=config.data.max_length,
-        batch_tokens=config.score.batch_tokens,
-        title="score",
-    )
-    statistics = corpus_statistics(signals)
-    quality = [row_quality(row, statistics, config.score) for row in signals]
-    threshold = flag_threshold([q.score for q in quality], config.score.flag_fraction)
-    if config.score.action == "keep":
-        threshold = float("inf")
-    flagged = [q.score >= threshold for q in quality]
-    dropped = flagged if config.score.action == "drop" else [False] * len(flagged)
-    keep = [i for i, drop in enumerate(dropped) if not drop]
-    rewrite_train(corpus, context.outputs["dataset"], keep, _rejected(corpus, quality, dropped))
-    origins = corpus.train["origin"]
-    write_scores(context.outputs["scores"], keep, origins, signals, quality, flagged)
-    worst = sorted(range(len(quality)), key=lambda i: -quality[i].score)
-    _write_report(context, config, tokenizer, rows, signals, quality, flagged, threshold, worst)
+    signals = _signals(config, corpus, rows, tokenizer, model, folder, "score")
+    statistics = corpus_statistics(signals, vocab_size(causal_lm(model)))
+    judged = judge_corpus(signals, statistics, config.score)
+    flagged, threshold = judged.flagged(config.score)
+    dropped = flagged & (config.score.action == "drop")
+    keep = np.flatnonzero(~dropped).tolist()
+    rewrite_train(corpus, context.outputs["dataset"], keep, _rejected(corpus, judged, dropped))
+    lines = _lines(corpus, signals, judged, flagged, keep)
+    write_scores(context.outputs["scores"], lines, [*judged.scores])
+    scored = Scored(config, tokenizer, model, rows, signals, statistics, judged, flagged, threshold)
+    second = _second(config, corpus, rows, tokenizer) if config.score.compare_with else None
+    write_pages(context.outputs["report"], scored, second)
+    worst = judged.worst().tolist()
     return StageResult(
         metrics={
             "rows_scored": float(len(rows)),
-            "rows_flagged": float(sum(flagged)),
-            "rows_dropped": float(sum(dropped)),
+            "rows_flagged": float(flagged.sum()),
+            "rows_dropped": float(dropped.sum()),
             "base_target_loss": statistics.nll_mean,
             "base_target_entropy": statistics.entropy_mean,
         },
-        values={"flagged": [origins[i] for i in worst if flagged[i]]},
+        values={"flagged": [corpus.train[i]["origin"] for i in worst if flagged[i]]},
         summary={
             "rows scored": f"{len(rows):,} by {config.score.method}",
-            "rows flagged": f"{sum(flagged):,} ({config.score.action})",
+            "rows flagged": f"{flagged.sum():,} ({config.score.action})",
             "most suspicious": "\n".join(
-                f"{quality[i].score:8.3f}  {origins[i]}" for i in worst[:_LISTED_ROWS]
+                _listed(corpus.train[i], judged.score[i]) for i in worst[:_LISTED_ROWS]
             ),
         },
     )
 
 
-def _rejected(
-    corpus: Any, quality: Sequence[RowQuality], dropped: Sequence[bool]
-) -> list[Rejected]:
+def _signals(
+    config: ScoreStageConfig,
+    corpus: Corpus,
+    rows: Any,
+    tokenizer: Any,
+    model: Any,
+    folder: Path,
+    title: str,
+) -> SignalTable:
+    """The signals of the training rows; those that an earlier run of the same left are found."""
+    tokens = token_path(digest_of(corpus.train), tokenizer, config.data).stem
+    of_model = [sha256_folder(folder), str(causal_lm(model).dtype)]
+    key = sha256_json([__version__, tokens, of_model, config.data.max_length])
+    cache = home() / "cache" / "signals"
+    forget_old(cache)
+    return score_rows(
+        model,
+        rows,
+        cache,
+        key=key,
+        max_length=config.data.max_length,
+        batch_tokens=config.score.batch_tokens,
+        free=config.score.ifd or config.score.method == "ifd",
+        title=title,
+    )
+
+
+def _second(
+    config: ScoreStageConfig, corpus: Corpus, rows: Any, tokenizer: Any
+) -> tuple[str, SignalTable]:
+    """(name, signals) of the model that the first is compared with."""
+    name = config.score.compare_with
+    other = config.model.model_copy(update={"name_or_path": name, "revision": ""})
+    folder = locate(other)
+    if (folder / CARD_NAME).is_file():
+        model, own, _ = load_trained(folder, other)
+    else:
+        (folder, own), model = base_of(other), load_model(folder, other)
+    if own.get_vocab() != tokenizer.get_vocab():
+        raise ConfigError(
+            f"score.compare_with={name} has another vocabulary than {config.model.name_or_path}, "
+            "so their tokens cannot be compared. Name a model that was tuned from it."
+        )
+    return name, _signals(config, corpus, rows, tokenizer, model, folder, "score, second model")
+
+
+def _rejected(corpus: Corpus, judged: JudgedCorpus, dropped: Any) -> list[Rejected]:
     return [
         Rejected(
             origin=corpus.train[i]["origin"],
             rule="score",
-            reason=f"score {quality[i].score:.3f} is among the worst of the corpus",
+            reason=f"score {judged.score[i]:.3f} is among the worst of the corpus",
             raw=raw_text(corpus.train[i]),
         )
-        for i, drop in enumerate(dropped)
-        if drop
+        for i in np.flatnonzero(dropped).tolist()
     ]
 
 
-def _write_report(
-    context: StageContext,
-    config: ScoreStageConfig,
-    tokenizer: Any,
-    rows: Any,
-    signals: Sequence[RowSignals],
-    quality: Sequence[RowQuality],
-    flagged: Sequence[bool],
-    threshold: float,
-    worst: Sequence[int],
-) -> None:
-    shares = Counter(int(p) for q in quality for p in q.patterns)
-    total = max(1, sum(shares.values()))
-    shown = []
-    for i in worst[:_SHOWN_ROWS]:
-        ids, row = rows[i]["input_ids"], signals[i]
-        first = int(row.positions[0]) if len(row.positions) else len(ids)
-        tokens = [
-            ScoredToken(tokenizer.decode([ids[at]]), float(n), float(h), tokenizer.decode([int(e)]))
-            for at, n, h, e in zip(row.positions, row.nll, row.entropy, row.expected, strict=True)
-        ]
-        shown.append(
-            ScoredRow(
-                origin=rows[i]["origin"],
-                score=quality[i].score,
-                flagged=flagged[i],
-                prompt=tokenizer.decode(ids[:first]),
-                tokens=tokens,
-                spans=quality[i].spans,
-            )
+def _lines(
+    corpus: Corpus, signals: SignalTable, judged: JudgedCorpus, flagged: Any, keep: Sequence[int]
+) -> Iterator[ScoredLine]:
+    origins = corpus.train["origin"]
+    for i in keep:
+        row = signals[i]
+        yield ScoredLine(
+            origin=origins[i],
+            score=float(judged.score[i]),
+            flagged=bool(flagged[i]),
+            mean_nll=float(judged.mean_nll[i]),
+            mean_entropy=float(judged.mean_entropy[i]),
+            nll=row.nll,
+            entropy=row.entropy,
+            scores=judged.scores_of(i),
         )
-    nll = np.concatenate([row.nll for row in signals])
-    write_score_report(
-        context.outputs["report"],
-        ScoreReport(
-            title="Corpus quality",
-            method=config.score.method,
-            rows=shown,
-            scores=[q.score for q in quality],
-            flag_threshold=threshold,
-            nll=nll[:: max(1, len(nll) // REPORT_TOKENS)].tolist(),
-            weight_curve=weight_curve(NlirgConfig()),
-            patterns={name: shares[i] / total for i, name in enumerate(PATTERNS)},
-        ),
-    )
+
+
+def _listed(row: Any, score: float) -> str:
+    said = " ".join((row["text"] or row["messages"][-1]["content"]).split())
+    snippet = said if len(said) <= _SNIPPET_CHARACTERS else f"{said[:_SNIPPET_CHARACTERS]}…"
+    return f"{score:8.3f}  {row['origin']}  {snippet}"
 
 
 STAGE = Stage(

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 
 from ytrainer_core.config import ScoreConfig
+from ytrainer_core.errors import ConfigError
 from ytrainer_core.scoring.quality import (
     PATTERNS,
     CorpusStatistics,
     RowQuality,
     corpus_statistics,
-    flag_threshold,
     row_quality,
-    smooth,
-    z_scores,
 )
+from ytrainer_core.scoring.scores import SCORES
 from ytrainer_core.scoring.signals import RowSignals
 
 CORPUS = CorpusStatistics(nll_mean=1.0, nll_std=1.0, entropy_mean=1.0, entropy_std=1.0)
@@ -41,31 +40,6 @@ def judge(nll: list[float], entropy: list[float], **config: Any) -> RowQuality:
 
 def patterns(quality: RowQuality) -> list[str]:
     return [PATTERNS[i] for i in quality.patterns]
-
-
-@pytest.mark.parametrize(
-    "values, window, smoothed",
-    [
-        ([0, 3, 0, 0], 3, [1.5, 1, 1, 0]),  # at the ends over the two that there are
-        ([0, 3, 0, 0], 1, [0, 3, 0, 0]),
-        ([1, 2, 3, 4, 5], 5, [2, 2.5, 3, 3.5, 4]),
-        ([4], 1, [4]),
-    ],
-)
-def test_smoothing_is_a_centred_average(
-    values: list[float], window: int, smoothed: list[float]
-) -> None:
-    assert smooth(np.asarray(values, float), window) == pytest.approx(smoothed)
-
-
-def test_z_scores_are_zero_where_nothing_deviates() -> None:
-    assert z_scores(np.array([3.0, 5.0]), 3.0, 2.0).tolist() == [0.0, 1.0]
-    assert z_scores(np.array([3.0, 3.0]), 3.0, 0.0).tolist() == [0.0, 0.0]
-
-
-def test_the_statistics_are_over_all_tokens_of_the_corpus() -> None:
-    rows = [signals([1, 3], [0, 0]), signals([5, 7, 9], [0, 0, 5])]
-    assert corpus_statistics(rows) == CorpusStatistics(5.0, math.sqrt(8), 1.0, 2.0)
 
 
 def test_sure_and_wrong_is_a_confident_error() -> None:
@@ -136,34 +110,38 @@ def test_a_short_row_is_measured_against_the_corpus(tokens: int, expected: float
     assert quality.score == pytest.approx(expected)
 
 
-def test_the_mean_loss_and_the_worst_window_are_scores_too() -> None:
-    """nll - entropy is 0 0 0 0 5 5 5 5 5 0: the worst window of five is 5."""
-    nll, entropy = [1, 1, 1, 1, 6, 6, 6, 6, 6, 1], [1.0] * 10
-    assert judge(nll, entropy, method="mean_loss").score == pytest.approx(3.5)
-    assert judge(nll, entropy, method="surprise").score == pytest.approx(5)
+def test_against_the_corpus_a_row_that_is_all_bad_stands_out() -> None:
+    """All tokens alike: nothing within the row; z 7 and -1 against the corpus at every token."""
+    quality = judge([8.0] * 6, [0.0] * 6, method="corpus_anomaly")
+    assert quality.score == pytest.approx(8)
+    assert quality.scores["anomaly"] == 0
 
 
-@pytest.mark.parametrize("method", ["anomaly", "mean_loss", "surprise"])
+def test_the_score_is_that_of_the_method_and_all_others_are_told_too() -> None:
+    quality = judge([1, 1, 4], [1, 1, 1], method="mean_loss")
+    assert quality.score == quality.scores["mean_loss"] == pytest.approx(2)
+    assert set(quality.scores) == set(SCORES) - {"ifd"}
+
+
+def test_ifd_without_the_second_pass_says_how_to_get_it() -> None:
+    with pytest.raises(ConfigError, match=r"score\.ifd=true"):
+        judge([1, 2, 3], [1, 1, 1], method="ifd")
+
+
+@pytest.mark.parametrize("method", sorted(SCORES))
 def test_a_row_without_targets_has_score_zero(method: str) -> None:
     quality = judge([], [], method=method)
     assert (quality.score, quality.spans, len(quality.patterns)) == (0.0, [], 0)
 
 
-@pytest.mark.parametrize("method", ["anomaly", "mean_loss", "surprise"])
+def test_a_corpus_of_one_row_can_be_scored() -> None:
+    row = signals([1, 9, 1, 1], [1, 0, 1, 1])
+    quality = row_quality(row, corpus_statistics([row]), ScoreConfig())
+    assert all(math.isfinite(score) for score in quality.scores.values())
+
+
+@pytest.mark.parametrize("method", sorted(set(SCORES) - {"ifd"}))
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 6])
 def test_every_length_has_a_finite_score(method: str, tokens: int) -> None:
     quality = judge(list(range(tokens)), [1.0] * tokens, method=method, smoothing_window=3)
     assert math.isfinite(quality.score) and len(quality.patterns) == tokens
-
-
-@pytest.mark.parametrize(
-    "rows, fraction, flagged",
-    [(10, 0.2, 2), (10, 0.05, 0), (10, 0.0, 0), (10, 1.0, 10), (100, 0.29, 29), (0, 0.5, 0)],
-)
-def test_the_worst_share_of_the_rows_lies_at_or_above_the_threshold(
-    rows: int, fraction: float, flagged: int
-) -> None:
-    """0.29 x 100 is 28.999999999999996 in binary."""
-    scores = [float(i) for i in range(rows)]
-    threshold = flag_threshold(scores, fraction)
-    assert sum(score >= threshold for score in scores) == flagged
