@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ytrainer_core.reports.render import number
-from ytrainer_core.reports.svg import BLUE, FAINT, MUTED, ORANGE, draw_svg
+from ytrainer_core.reports.svg import BLUE, FAINT, GREEN, MUTED, ORANGE, draw_svg
 
 if TYPE_CHECKING:
     from numpy import float64
@@ -99,6 +99,43 @@ def distribution(
                 mark, color=ORANGE, linestyle="--", linewidth=1.6, label=mark_label or "limit"
             )
         axes.set_xlim(low, high)
+        axes.set_xlabel(x_label)
+        axes.set_ylabel(y_label)
+
+    return Chart(title, draw_svg(title, draw, integer_y=True), tuple(notes))
+
+
+def changes(title: str, values: Sequence[float], *, x_label: str, y_label: str) -> Chart:
+    """Draw a histogram of changes around zero: falls to the left, rises to the right."""
+    import numpy as np
+
+    finite, notes = _finite(values)
+    if not finite.size:
+        return Chart(title, "", (*notes, "No values to draw."))
+    sizes = np.abs(finite)
+    widest = float(sizes.max())
+    ordinary = float(np.percentile(sizes, 99))
+    if widest > 4 * ordinary > 0:  # a few giants would squeeze all others into one bar
+        reach = 1.5 * ordinary
+        notes.append(
+            f"The outer bars also hold {int((sizes > reach).sum()):,} beyond ±{number(reach)}; "
+            f"the largest change is {number(float(finite[sizes.argmax()]))}."
+        )
+    else:
+        reach = widest or 1.0
+    bins = _BINS + 1  # odd, so that one bar stands over zero and not two beside it
+    counts, edges = np.histogram(np.clip(finite, -reach, reach), bins=bins, range=(-reach, reach))
+    middle = bins // 2
+
+    def draw(axes: Any) -> None:
+        for label, low, high, color in (
+            ("better", 0, middle, GREEN),
+            ("about the same", middle, middle + 1, MUTED),
+            ("worse", middle + 1, bins, ORANGE),
+        ):
+            part = {"fill": True, "color": color, "label": label}
+            axes.stairs(counts[low:high], edges[low : high + 1], **part)
+        axes.set_xlim(-reach, reach)
         axes.set_xlabel(x_label)
         axes.set_ylabel(y_label)
 

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-import bisect
-import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ytrainer_core.reports.figures import Curve, distribution, loss_bands, token_losses
-from ytrainer_core.reports.render import inline, number, percent, write_page
+from ytrainer_core.reports.answers import finite_mean, legend
+from ytrainer_core.reports.comparison import (
+    ComparedRow,
+    ComparedToken,
+    Comparison,
+    shown_comparison,
+)
+from ytrainer_core.reports.figures import Band, Curve, distribution, loss_bands, token_losses
+from ytrainer_core.reports.render import number, percent, whole, write_page
+from ytrainer_core.reports.scored_row import (
+    ENTROPY_STEPS,
+    LOSS_STEPS,
+    ScoredRow,
+    ScoredToken,
+    shown_row,
+)
+from ytrainer_core.reports.token_text import token_texts
 
-LOSS_STEPS = (0.5, 1.2, 3.0, 6.2, 10.0)
-"""Nats at which the colour of a token's loss becomes stronger."""
-
-ENTROPY_STEPS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Nats at which the colour of a token's entropy becomes stronger."""
-
-MOST_TOKENS = 1_500
-"""Tokens of one row that are shown; the rest is counted."""
+__all__ = [
+    "ComparedRow",
+    "ComparedToken",
+    "Comparison",
+    "ScoreReport",
+    "ScoredRow",
+    "ScoredToken",
+    "token_texts",
+    "write_score_report",
+]
 
 PATTERNS = {
     "confident_error": "sure, and wrong: a label error or a false fact",
@@ -31,31 +46,16 @@ PATTERNS = {
 
 METHODS = {
     "anomaly": "divergence of loss and entropy over the abnormal tokens of a row, per token",
+    "corpus_anomaly": "the same divergence, measured against the whole corpus",
     "mean_loss": "mean loss of the answer tokens, nats",
-    "surprise": "worst window of loss × certainty",
+    "certain_loss": "worst window of loss where the model was certain",
+    "surprise": "worst window of loss beyond the model's own entropy, nats",
+    "ending": "loss beyond the model's own entropy where the answer ends, nats",
+    "ifd": "perplexity of the answer given its prompt, over that of the answer alone",
+    "self_confidence_min": "loss of the least likely token, nats",
+    "self_confidence_softmin": "soft maximum of the token losses, nats",
+    "combined": "how far the whole answer, its worst place and its end stand out in the corpus",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredToken:
-    """One answer token: nll and entropy in nats; `expected` is what the model would have said."""
-
-    text: str
-    nll: float
-    entropy: float
-    expected: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class ScoredRow:
-    """One row; `spans` are suspicious stretches of `tokens` as (start, end), end exclusive."""
-
-    origin: str
-    score: float
-    flagged: bool
-    prompt: str
-    tokens: Sequence[ScoredToken]
-    spans: Sequence[tuple[int, int]] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,7 @@ class ScoreReport:
     """rows: worst first, about 30; scores: of all rows; nll: of all answer tokens, nats.
 
     weight_curve: (nll, weight on the loss); patterns: pattern -> share of the tokens.
+    comparison: the same rows under two models, on a page of its own.
     """
 
     title: str
@@ -73,40 +74,27 @@ class ScoreReport:
     nll: Sequence[float]
     weight_curve: Curve
     patterns: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True)
-class _Cell:
-    text: str
-    classes: str
-    tip: str
-
-
-@dataclass(frozen=True, slots=True)
-class _ShownRow:
-    row: ScoredRow
-    cells: Sequence[_Cell]
-    hidden_tokens: int
-    spans: Sequence[str]
+    comparison: Comparison | None = None
 
 
 def write_score_report(path: Path, data: ScoreReport) -> None:
     """Write the report atomically as one HTML file."""
-    finite = [score for score in data.scores if math.isfinite(score)]
     series = {"answer tokens": data.nll}
+    bands = loss_bands(series, data.weight_curve)
+    corpus_mean = finite_mean(data.nll)
     write_page(
         path,
         "score.html.j2",
         data=data,
-        rows=[_shown(row) for row in data.rows],
+        rows=[shown_row(row, corpus_mean, data.method) for row in data.rows],
+        summary=_summary(data),
         method_line=METHODS.get(data.method, ""),
-        flagged=sum(score >= data.flag_threshold for score in finite),
         patterns=[
             (name.replace("_", " "), share, percent(share), PATTERNS.get(name, ""))
             for name, share in data.patterns.items()
         ],
-        loss_steps=_legend(LOSS_STEPS),
-        entropy_steps=_legend(ENTROPY_STEPS),
+        loss_steps=legend(LOSS_STEPS),
+        entropy_steps=legend(ENTROPY_STEPS),
         score_chart=distribution(
             "Scores of all rows",
             data.scores,
@@ -116,40 +104,31 @@ def write_score_report(path: Path, data: ScoreReport) -> None:
         ),
         loss_chart=token_losses("Losses of all answer tokens", series, data.weight_curve),
         series=list(series),
-        bands=loss_bands(series, data.weight_curve),
+        bands=bands,
+        weight_line=_weight_line(bands) if data.weight_curve else "",
+        comparison=shown_comparison(data.comparison) if data.comparison else None,
     )
 
 
-def _shown(row: ScoredRow) -> _ShownRow:
-    marked = {index for start, end in row.spans for index in range(start, end)}
-    return _ShownRow(
-        row,
-        [_cell(token, index in marked) for index, token in enumerate(row.tokens[:MOST_TOKENS])],
-        max(0, len(row.tokens) - MOST_TOKENS),
-        [
-            inline("".join(token.text for token in row.tokens[start:end])).strip()
-            for start, end in row.spans
-        ],
+def _summary(data: ScoreReport) -> str:
+    rows = f"{whole(len(data.scores))} rows"
+    if not len(data.scores):
+        return "No rows were scored."
+    if not math.isfinite(data.flag_threshold):
+        return f"None of {rows} is flagged."
+    flagged = sum(score >= data.flag_threshold for score in data.scores if math.isfinite(score))
+    threshold = number(data.flag_threshold)
+    return f"{whole(flagged)} of {rows} lie at or above the flag threshold of {threshold}."
+
+
+def _weight_line(bands: Sequence[Band]) -> str:
+    """Say which band of losses holds the most weight."""
+    known = [band for band in bands if math.isfinite(band.weight[0])]
+    if not known:
+        return ""
+    band = max(known, key=lambda band: band.weight[0])
+    weight, tokens = percent(band.weight[0]), percent(band.tokens[0])
+    return (
+        f"Under NLIRG the largest share of the weight, {weight}, would fall on the {tokens} of the "
+        f"tokens with a loss of {band.label} nats."
     )
-
-
-def _cell(token: ScoredToken, suspicious: bool) -> _Cell:
-    classes = [_level("l", token.nll, LOSS_STEPS), _level("e", token.entropy, ENTROPY_STEPS)]
-    if suspicious:
-        classes.append("sus")
-    tip = f"loss {number(token.nll, 2)} · entropy {number(token.entropy, 2)} nats"
-    if token.expected:
-        tip += f" · expected “{inline(token.expected)}”"
-    return _Cell(token.text, " ".join(filter(None, classes)), tip)
-
-
-def _level(letter: str, value: float, steps: Sequence[float]) -> str:
-    if math.isnan(value):
-        return f"{letter}x"
-    level = bisect.bisect_right(steps, value)
-    return f"{letter}{level}" if level else ""
-
-
-def _legend(steps: Sequence[float]) -> list[str]:
-    middle = [f"{low:g}–{high:g}" for low, high in itertools.pairwise(steps)]
-    return [f"< {steps[0]:g}", *middle, f"≥ {steps[-1]:g}"]

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ytrainer_core import reports as r
+from ytrainer_core.reports.score import ComparedRow, ComparedToken, Comparison
 
 NASTY = "<script>alert('答')</script> & \"quoted\" \x00\ud800 https://example.com/x.png"
 CURVE = [(0.0, 0.1), (3.0, 1.0), (15.0, 0.0)]
@@ -39,12 +40,13 @@ FULL: dict[Callable[..., None], Any] = {
                 True,
                 NASTY,
                 [
-                    r.ScoredToken("zero", 0.1, 0.1),
-                    r.ScoredToken("one", 7.0, 0.3, expected=NASTY),
-                    r.ScoredToken("two", 99.0, 5.0),
-                    r.ScoredToken("three", NAN, NAN),
+                    r.ScoredToken("zero ", 0.1, 0.1),
+                    r.ScoredToken("one ", 7.0, 0.3, expected=[(NASTY, 0.5), ("", NAN)]),
+                    r.ScoredToken("two ", 99.0, 5.0, before=NASTY),
+                    r.ScoredToken("three " + NASTY, NAN, NAN),
                 ],
                 [(1, 3)],
+                {NASTY: NAN, "mean_loss": 4.2},
             )
         ],
         scores=[0.5, 1.0, 4.2, NAN],
@@ -52,6 +54,13 @@ FULL: dict[Callable[..., None], Any] = {
         nll=[0.1, 7.0, 99.0, NAN],
         weight_curve=CURVE,
         patterns={"confident_error": 0.25, "normal": NAN},
+        comparison=Comparison(
+            base=NASTY,
+            tuned=NASTY,
+            rows=[ComparedRow(NASTY, NASTY, [ComparedToken(NASTY, 1.0, 9.0, before=NASTY)])],
+            base_nll=[1.0, NAN],
+            tuned_nll=[2.0, 3.0],
+        ),
     ),
     r.write_train_report: r.TrainReport(
         title=NASTY,

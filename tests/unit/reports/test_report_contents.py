@@ -37,15 +37,10 @@ def test_validate_marks_trained_text_and_no_other(page):
     assert read.texts("div", "tokens") == ["asksay↵"]
 
 
-def test_score_underlines_exactly_the_tokens_of_a_span(page):
-    read = page(r.write_score_report)
-    assert read.texts("i", "sus") == ["one", "two"]
-    assert "Suspicious: “onetwo”" in read.texts("article")[0]
-
-
 def test_score_colours_tokens_by_loss_and_entropy_and_shows_the_numbers(page):
-    tokens = [a for tag, a, _ in page(r.write_score_report).elements if tag == "i" and "title" in a]
-    assert [a.get("class") for a in tokens] == [None, "l4 e1 sus", "l5 e5 sus", "lx ex"]
+    elements = page(r.write_score_report, comparison=None).elements
+    tokens = [a for tag, a, _ in elements if tag == "i" and "title" in a]
+    assert [a.get("class") for a in tokens] == [None, "l4 e1 sus", "l5 e5 sus worst", "lx ex"]
     assert tokens[0]["title"] == "loss 0.10 · entropy 0.10 nats"
     assert tokens[1]["title"].startswith("loss 7.00 · entropy 0.30 nats · expected “<script>")
     assert tokens[3]["title"] == "loss NaN · entropy NaN nats"
@@ -55,13 +50,6 @@ def test_score_counts_the_rows_at_or_above_the_threshold(page):
     main = page(r.write_score_report, scores=[1.0, 4.0, 5.0, NAN]).texts("main")[0]
     assert "2 of 4 rows lie at or above the flag threshold of 4." in main
     assert "1 of 4 values are not finite and left out." in main
-
-
-def test_score_says_how_many_tokens_of_a_long_row_it_does_not_show(page):
-    row = r.ScoredRow("a:1", 1.0, False, "", [r.ScoredToken("x", 0.0, 0.0)] * 1503, [(1501, 1502)])
-    article = page(r.write_score_report, rows=[row]).texts("article")[0]
-    assert "3 more tokens are not shown." in article
-    assert "Suspicious: “x”" in article
 
 
 def test_train_draws_the_curves_it_has_rows_for(page):
@@ -152,7 +140,7 @@ def test_long_curves_are_thinned_so_that_files_stay_small():
 
 def test_a_hundred_thousand_token_losses_make_a_small_page(page):
     nll = np.random.default_rng(0).exponential(1.0, 100_000)
-    assert len(page(r.write_score_report, nll=nll).raw) < 60_000
+    assert len(page(r.write_score_report, nll=nll, comparison=None).raw) < 60_000
 
 
 def test_charts_take_their_colours_from_the_page():
