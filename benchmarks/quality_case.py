@@ -1,0 +1,105 @@
+"""One case of the quality benchmark: a base model reads rows with planted errors and scores them.
+
+python -m benchmarks.quality_case --case '{"size": "small", ...}'
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import bases, measure, planting
+from benchmarks.measure import Case, Figures
+from benchmarks.planting import Span
+
+WRONG_PLACE = "wrong_number"
+"""The kind of error whose place is a single one, so that spans can be measured by it."""
+
+
+def measure_case(case: Case) -> Figures:
+    """Scores of every row by every method, the rows' kinds, and where spans lie.
+
+    Returns kinds and scores in the order of the rows, places: per row of WRONG_PLACE the planted
+    characters and those of its spans, most severe first; loss in nats per target.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ytrainer_core.config import ScoreConfig
+    from ytrainer_core.data.tokenize import tokenize_rows
+    from ytrainer_core.scoring.judged import judge_corpus
+    from ytrainer_core.scoring.quality import row_quality
+    from ytrainer_core.scoring.scores import corpus_statistics
+    from ytrainer_core.scoring.store import score_rows
+
+    folder = bases.base(case["size"], Path(case["data"]))
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    rows = planted_rows(case)
+    found = tokenize_rows(
+        [(row.chat, "") for row in rows], tokenizer, train_on="all_turns", system_prompt=""
+    )
+    tokens = [{"input_ids": list(row.input_ids), "labels": list(row.labels)} for row in found]
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory() as scratch:
+        signals = score_rows(
+            model,
+            tokens,
+            Path(scratch),
+            key=case["size"],
+            max_length=0,
+            batch_tokens=case["batch_tokens"],
+            free=True,
+            title=case["size"],
+        )
+        statistics = corpus_statistics(signals, len(tokenizer))
+        config = ScoreConfig(ifd=True)
+        judged = judge_corpus(signals, statistics, config)
+        spoiled = [i for i, row in enumerate(rows) if row.kind == WRONG_PLACE]
+        places = []
+        for i in spoiled:
+            ends = token_ends(
+                tokenizer, [tokens[i]["input_ids"][at] for at in signals[i].positions]
+            )
+            spans = row_quality(signals[i], statistics, config).spans
+            spans = [(ends[start], ends[end]) for start, end in spans]
+            places.append({"planted": rows[i].span, "spans": spans})
+    about = json.loads((folder / bases.FACTS).read_text())
+    return {
+        "kinds": [row.kind for row in rows],
+        "scores": {name: values.tolist() for name, values in judged.scores.items()},
+        "places": places,
+        "loss": statistics.nll_mean,
+        "seconds": time.monotonic() - started,
+        "parameters": about["parameters"],
+        "trained_tokens": about["tokens"],
+    }
+
+
+def planted_rows(case: Case) -> list[planting.Row]:
+    """The half that no base has read, with errors in it."""
+    _, unseen = bases.halves(Path(case["data"]))
+    chats = unseen[: case["rows"] or None]
+    return planting.plant(chats, case["share"], case["seed"])
+
+
+def token_ends(tokenizer: Any, ids: Sequence[int]) -> list[int]:
+    """[1 + tokens]: characters of the text before each token, and of all of it."""
+    return [
+        len(tokenizer.decode(ids[:count], skip_special_tokens=True))
+        for count in range(len(ids) + 1)
+    ]
+
+
+def overlap(first: Span, second: Span) -> float:
+    """Intersection over union of two spans of characters."""
+    shared = max(0, min(first[1], second[1]) - max(first[0], second[0]))
+    union = first[1] - first[0] + second[1] - second[0] - shared
+    return shared / union if union else 0.0
+
+
+if __name__ == "__main__":
+    measure.answer(measure_case)
