@@ -1,6 +1,6 @@
 """Base models for benchmarks, trained once from nothing on text that no benchmark measures on.
 
-python -m benchmarks.bases                both sizes: trains what is missing, prints the folders
+python -m benchmarks.bases                all of them: trains what is missing, prints the folders
 
 A base reads general text once and the first half of GSM8K several times; the second half is for
 the benchmarks. Every digit is a token of its own, so that a wrong number is a wrong token, not
@@ -15,14 +15,14 @@ import re
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks import measure
 from benchmarks.corpus import VOCABULARY, Row, read_gsm8k
 
-Size = Literal["small", "large"]
+Size = Literal["small", "large", "general"]
 Chat = list[dict[str, str]]
 
 LONGEST = 640
@@ -71,19 +71,22 @@ class Recipe:
     seed: int = 0
 
 
+_SMALL = Recipe(
+    shape={
+        "vocab_size": VOCABULARY,
+        "hidden_size": 192,
+        "intermediate_size": 576,
+        "num_hidden_layers": 6,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "head_dim": 48,
+    },
+    learning_rate=2e-3,
+)
+
 RECIPES: dict[Size, Recipe] = {
-    "small": Recipe(
-        shape={
-            "vocab_size": VOCABULARY,
-            "hidden_size": 192,
-            "intermediate_size": 576,
-            "num_hidden_layers": 6,
-            "num_attention_heads": 4,
-            "num_key_value_heads": 2,
-            "head_dim": 48,
-        },
-        learning_rate=2e-3,
-    ),
+    "small": _SMALL,
+    "general": replace(_SMALL, gsm8k_epochs=0, general_characters=1_000_000),
     "large": Recipe(
         shape={
             "vocab_size": VOCABULARY,
@@ -97,7 +100,7 @@ RECIPES: dict[Size, Recipe] = {
         learning_rate=1.2e-3,
     ),
 }
-"""Bodies of 2.7 M and 8.8 M parameters."""
+"""Bodies of 2.7 M and 8.8 M parameters; general has read no GSM8K, and more of the rest."""
 
 
 def halves(data: Path = measure.DATA) -> tuple[list[Chat], list[Chat]]:

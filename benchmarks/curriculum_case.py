@@ -6,7 +6,6 @@ python -m benchmarks.curriculum_case --case '{"system": "seed", ...}'
 from __future__ import annotations
 
 import copy
-import dataclasses
 import random
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,19 +18,6 @@ from benchmarks.measure import Case, Figures
 
 LONGEST = 512
 """Longest row in tokens; GSM8K has no longer one at this vocabulary."""
-
-GENERAL = "general"
-"""Base that has read the general text only, so that there is something to learn."""
-
-GENERAL_CHARACTERS = 1_000_000
-"""Of each general source: all of the smaller ones."""
-
-bases.RECIPES.setdefault(
-    GENERAL,
-    dataclasses.replace(
-        bases.RECIPES["small"], gsm8k_epochs=0, general_characters=GENERAL_CHARACTERS
-    ),
-)
 
 Curve = list[tuple[int, float]]
 """(optimizer steps, held-out loss in nats per token), beginning with step 0."""
