@@ -1,8 +1,8 @@
 """Packs: several rows in one sequence, each blind to the others.
 
-Best fit: a row goes where it leaves the least room. Only the newest packs are open,
-so that a row comes at most that many packs before its turn and a curriculum survives
-packing. Isolation comes from position_ids that restart at every row.
+Best fit: a row goes where it leaves the least room. For a curriculum only the newest
+packs are open, so that a row comes at most that many packs before its turn. Isolation
+comes from position_ids that restart at every row.
 """
 
 from __future__ import annotations
@@ -25,12 +25,18 @@ ORDERED_PACKS = 16
 
 
 def best_fit_packs(
-    lengths: Sequence[int], capacity: int, open_packs: int = OPEN_PACKS
+    lengths: Sequence[int],
+    capacity: int,
+    open_packs: int = OPEN_PACKS,
+    *,
+    close_oldest: bool = False,
 ) -> list[list[int]]:
     """Pack row numbers so that each pack holds at most `capacity` tokens.
 
     lengths: tokens of each row, in training order. Returns packs of row numbers,
-    ordered by their first row. Raises ValueError for a row longer than a pack.
+    ordered by their first row. Where one pack too many is open the fullest is closed, which
+    wastes least, or the oldest, so that no row comes more than `open_packs` packs early.
+    Raises ValueError for a row longer than a pack.
     """
     packs: list[list[int]] = []
     open_: list[tuple[int, int]] = []  # (room left, pack), sorted: the first that fits, fits best
@@ -45,7 +51,7 @@ def best_fit_packs(
             room, pack = capacity, len(packs)
             packs.append([row])
             if len(open_) == open_packs:
-                open_.remove(min(open_, key=lambda one: one[1]))  # the oldest pack is closed
+                open_.remove(min(open_, key=lambda one: one[1]) if close_oldest else open_[0])
         bisect.insort(open_, (room - length, pack))
     return packs
 

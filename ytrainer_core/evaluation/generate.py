@@ -9,7 +9,7 @@ import torch
 
 from ytrainer_core.objectives.attach import causal_lm
 from ytrainer_core.progress import Progress
-from ytrainer_core.scoring.signals import length_batches
+from ytrainer_core.scoring.forward import length_batches
 
 
 def stop_tokens(model: Any, tokenizer: Any) -> list[int]:

@@ -19,7 +19,6 @@ from ytrainer_core.objectives.linear_signals import linear_top_tokens
 from ytrainer_core.objectives.projection import Projection
 from ytrainer_core.progress import Progress
 from ytrainer_core.scoring.forward import OfBatch, Row, padded, pieces_of, read_pieces
-from ytrainer_core.scoring.forward import length_batches as length_batches
 
 BATCH_TOKENS = 8192
 """Tokens per forward pass where the caller does not say; padding included."""

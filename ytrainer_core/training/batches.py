@@ -167,7 +167,8 @@ def build_batches(
     if config.batching == "token_groups":
         packs = [[i] for i in range(len(found))]
     else:
-        packs = best_fit_packs(lengths, capacity, ORDERED_PACKS if ordered else OPEN_PACKS)
+        open_packs = ORDERED_PACKS if ordered else OPEN_PACKS
+        packs = best_fit_packs(lengths, capacity, open_packs, close_oldest=ordered)
     if config.micro_batch_tokens and config.batching == "packed":
         sizes = [sum(lengths[i] for i in pack) for pack in packs]
         items = [

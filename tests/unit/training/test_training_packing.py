@@ -71,7 +71,7 @@ def test_a_row_comes_at_most_as_many_packs_early_as_are_open(
     case: tuple[list[int], int, int],
 ) -> None:
     lengths, capacity, open_packs = case
-    packs = best_fit_packs(lengths, capacity, open_packs)
+    packs = best_fit_packs(lengths, capacity, open_packs, close_oldest=True)
     for number, pack in enumerate(packs):
         for row in pack:
             opened_before = sum(other[0] < row for other in packs)
@@ -80,7 +80,7 @@ def test_a_row_comes_at_most_as_many_packs_early_as_are_open(
 
 def test_the_last_row_does_not_go_back_to_a_pack_of_the_beginning() -> None:
     """The first pack has room for it all the time, and is no neighbour any more."""
-    packs = best_fit_packs([1, *[100] * 500, 99], 100)
+    packs = best_fit_packs([1, *[100] * 500, 99], 100, close_oldest=True)
     assert packs[0] == [0] and packs[-1] == [501]
 
 
