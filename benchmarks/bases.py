@@ -1,10 +1,12 @@
-"""Base models for benchmarks, trained once from nothing on text that no benchmark measures on.
+"""Base models for benchmarks, trained once on text that no benchmark measures on.
 
 python -m benchmarks.bases                all of them: trains what is missing, prints the folders
 
 A base reads general text once and the first half of GSM8K several times; the second half is for
 the benchmarks. Every digit is a token of its own, so that a wrong number is a wrong token, not
-another word. Finished bases stay below `home()/benchmarks/bases`, one folder per recipe.
+another word. `pretrained` is a published model as it is (benchmarks/pretrained.py), `tuned` the
+same after rows of that first half. Finished bases stay below `home()/benchmarks/bases`, one folder
+per recipe.
 """
 
 from __future__ import annotations
@@ -17,33 +19,50 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-from benchmarks import measure
+from benchmarks import measure, pretrained
 from benchmarks.corpus import VOCABULARY, Row, read_gsm8k
+from benchmarks.measure import Figures
 
-Size = Literal["small", "large", "general"]
+Size = Literal["small", "large", "general", "pretrained", "tuned"]
 Chat = list[dict[str, str]]
 
 LONGEST = 640
 """Longest piece of general text in tokens; no GSM8K row is longer."""
 
-FACTS = "base.json"
+FACTS = pretrained.FACTS
 """File beside a finished base: its recipe, size, tokens read and last loss."""
 
 _VERSION = 1
 """Counts changes of the code below that change what a recipe gives."""
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """All that decides what a base becomes, besides the data."""
-
-    shape: dict[str, Any]
-    """Fields of ArchitectureConfig."""
+@dataclass(frozen=True, kw_only=True)
+class Fit:
+    """How a base is trained, whatever it reads."""
 
     learning_rate: float
     """Peak; cosine to zero."""
+
+    pack_length: int = 640
+    """Tokens of an optimizer step."""
+
+    dtype: str = "bfloat16"
+    """Precision of the computation; the weights are float32."""
+
+    warmup_ratio: float = 0.05
+    adam_beta2: float = 0.99
+    weight_decay: float = 0.1
+    seed: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe(Fit):
+    """All that decides what a base trained from nothing becomes, besides the data."""
+
+    shape: dict[str, Any]
+    """Fields of ArchitectureConfig."""
 
     gsm8k_epochs: int = 2
     """Times that the first half of GSM8K is read."""
@@ -59,16 +78,15 @@ class Recipe:
     )
     """Files of general text."""
 
-    pack_length: int = 640
-    """Tokens of an optimizer step."""
 
-    dtype: str = "bfloat16"
-    """Precision of the computation; the weights are float32."""
+@dataclass(frozen=True, kw_only=True)
+class Tuned(Fit):
+    """All that decides what the published model becomes when it is tuned."""
 
-    warmup_ratio: float = 0.05
-    adam_beta2: float = 0.99
-    weight_decay: float = 0.1
-    seed: int = 0
+    model: str = pretrained.WHEEL_SHA256
+
+    rows: int = 1000
+    """Rows of the first half of GSM8K, from its beginning, whose answers are trained once."""
 
 
 _SMALL = Recipe(
@@ -84,7 +102,7 @@ _SMALL = Recipe(
     learning_rate=2e-3,
 )
 
-RECIPES: dict[Size, Recipe] = {
+RECIPES: dict[Size, Recipe | Tuned] = {
     "small": _SMALL,
     "general": replace(_SMALL, gsm8k_epochs=0, general_characters=1_000_000),
     "large": Recipe(
@@ -99,8 +117,10 @@ RECIPES: dict[Size, Recipe] = {
         },
         learning_rate=1.2e-3,
     ),
+    "tuned": Tuned(learning_rate=1e-4, pack_length=2048, weight_decay=0.0),
 }
-"""Bodies of 2.7 M and 8.8 M parameters; general has read no GSM8K, and more of the rest."""
+"""small, large: bodies of 2.7 M and 8.8 M parameters; general has read no GSM8K, and more of the
+rest; tuned: the published model of 135 M, all its weights trained."""
 
 
 def halves(data: Path = measure.DATA) -> tuple[list[Chat], list[Chat]]:
@@ -114,27 +134,39 @@ def base(size: Size, data: Path = measure.DATA) -> Path:
     """Folder of the base model and its tokenizer; trained now where it is not there yet."""
     from ytrainer_core.files import atomic_folder, home, sha256_json
 
+    if size == "pretrained":
+        return pretrained.smollm2()
     recipe = RECIPES[size]
     key = sha256_json([_VERSION, asdict(recipe), _digests(recipe, data)])[:16]
     folder = home() / "benchmarks" / "bases" / f"{size}-{key}"
     if not folder.exists():
         with atomic_folder(folder) as scratch:
-            _train(recipe, data, scratch)
+            started = time.monotonic()
+            train = _tune if isinstance(recipe, Tuned) else _train
+            model, tokenizer, about = train(recipe, data)  # type: ignore[operator]
+            model.save_pretrained(scratch)
+            tokenizer.save_pretrained(scratch)
+            about |= {
+                "recipe": asdict(recipe),
+                "parameters": sum(p.numel() for p in model.parameters()),
+                "seconds": round(time.monotonic() - started),
+            }
+            (scratch / FACTS).write_text(json.dumps(about, indent=2) + "\n")
     return folder
 
 
-def _digests(recipe: Recipe, data: Path) -> dict[str, str]:
+def _digests(recipe: Recipe | Tuned, data: Path) -> dict[str, str]:
     from ytrainer_core.files import sha256_file
 
     return {
         name: sha256_file(data / name)
-        for name in ("gsm8k_train.jsonl", *recipe.sources)
+        for name in ("gsm8k_train.jsonl", *getattr(recipe, "sources", ()))
         if (data / name).exists()
     }
 
 
-def _train(recipe: Recipe, data: Path, folder: Path) -> None:
-    """Tokenizer, weights, training; all of it into a folder."""
+def _train(recipe: Recipe, data: Path) -> tuple[Any, Any, Figures]:
+    """A tokenizer and a model from nothing, trained; and what it has read."""
     from ytrainer_core.config import ArchitectureConfig
     from ytrainer_core.training.scratch import new_model, train_tokenizer
 
@@ -149,18 +181,30 @@ def _train(recipe: Recipe, data: Path, folder: Path) -> None:
     tokenizer = train_tokenizer(between_digits(learned), shape)
     model = new_model(shape, tokenizer, recipe.seed)
     rows = _rows(tokenizer, general, chats, recipe.gsm8k_epochs)
-    started = time.monotonic()
-    loss = _fit(model, tokenizer, rows, recipe)
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    facts = {
-        "recipe": asdict(recipe),
-        "parameters": sum(p.numel() for p in model.parameters()),
-        "tokens": sum(len(row["input_ids"]) for row in rows),
-        "seconds": round(time.monotonic() - started),
-        "last_loss": loss,
-    }
-    (folder / FACTS).write_text(json.dumps(facts, indent=2) + "\n")
+    return model, tokenizer, _fit(model, tokenizer, rows, recipe)
+
+
+def _tune(recipe: Tuned, data: Path) -> tuple[Any, Any, Figures]:
+    """The published model after answers of GSM8K; and what it has read."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = pretrained.smollm2()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    chats, _ = halves(data)
+    figures = _fit(model, tokenizer, chat_rows(tokenizer, chats[: recipe.rows]), recipe)
+    return model.to(torch.bfloat16), tokenizer, figures
+
+
+def chat_rows(tokenizer: Any, chats: Sequence[Chat]) -> list[Row]:
+    """Conversations with their answers as targets."""
+    from ytrainer_core.data.tokenize import tokenize_rows
+
+    found = tokenize_rows(
+        [(chat, "") for chat in chats], tokenizer, train_on="all_turns", system_prompt=""
+    )
+    return [{"input_ids": list(row.input_ids), "labels": list(row.labels)} for row in found]
 
 
 def between_digits(texts: Sequence[str]) -> list[str]:
@@ -221,8 +265,8 @@ def _rows(tokenizer: Any, general: Sequence[str], chats: Sequence[Chat], epochs:
     return [{"input_ids": piece, "labels": piece} for piece in kept]
 
 
-def _fit(model: Any, tokenizer: Any, rows: Sequence[Row], recipe: Recipe) -> float:
-    """Train in place with ytrainer's own engine; returns the last logged loss, nats per token."""
+def _fit(model: Any, tokenizer: Any, rows: Sequence[Row], recipe: Fit) -> Figures:
+    """Train in place with ytrainer's own engine; tokens read, last logged loss in nats."""
     import torch
 
     from ytrainer_core.config import DataConfig, ObjectiveConfig, OptimConfig, TrainConfig
@@ -259,7 +303,8 @@ def _fit(model: Any, tokenizer: Any, rows: Sequence[Row], recipe: Recipe) -> flo
             log=lambda metrics, step: None,
             title="base model",
         )
-    return [entry["loss"] for entry in result.history if "loss" in entry][-1]
+    losses = [entry["loss"] for entry in result.history if "loss" in entry]
+    return {"tokens": sum(len(row["input_ids"]) for row in rows), "last_loss": losses[-1]}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -268,9 +313,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     options.add_argument("--data", type=Path, default=measure.DATA)
-    options.add_argument("--size", choices=tuple(RECIPES), action="append")
+    options.add_argument("--size", choices=get_args(Size), action="append")
     chosen = options.parse_args(arguments)
-    for size in chosen.size or RECIPES:
+    for size in chosen.size or get_args(Size):
         print(base(size, chosen.data), flush=True)
 
 

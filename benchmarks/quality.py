@@ -128,7 +128,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.add_argument("--share", type=float, default=0.1, help="share of rows with an error")
     options.add_argument("--seed", type=int, default=0, help="of planting and of resampling")
     options.add_argument("--resamples", type=int, default=1000, help="of the bootstrap")
-    options.add_argument("--batch-tokens", type=int, default=4096, help="per forward pass")
     options.add_argument("--sizes", nargs="+", choices=SIZES, default=SIZES, help="base models")
     chosen = options.parse_args(arguments)
     common = {
@@ -136,7 +135,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "rows": chosen.rows,
         "share": chosen.share,
         "seed": chosen.seed,
-        "batch_tokens": chosen.batch_tokens,
     }
     print(measure.table(["setting", "value"], measure.machine(chosen.threads)))
     curves: dict[str, Curves] = {}

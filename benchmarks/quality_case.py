@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import bases, measure, planting
+from benchmarks.corpus import Row
 from benchmarks.measure import Case, Figures
 from benchmarks.planting import Span
 
@@ -29,54 +30,51 @@ def measure_case(case: Case) -> Figures:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from ytrainer_core.config import ScoreConfig
-    from ytrainer_core.data.tokenize import tokenize_rows
     from ytrainer_core.scoring.judged import judge_corpus
-    from ytrainer_core.scoring.quality import row_quality
     from ytrainer_core.scoring.scores import corpus_statistics
     from ytrainer_core.scoring.store import score_rows
 
     folder = bases.base(case["size"], Path(case["data"]))
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = AutoModelForCausalLM.from_pretrained(folder).eval()
+    model = AutoModelForCausalLM.from_pretrained(folder)
     rows = planted_rows(case)
-    found = tokenize_rows(
-        [(row.chat, "") for row in rows], tokenizer, train_on="all_turns", system_prompt=""
-    )
-    tokens = [{"input_ids": list(row.input_ids), "labels": list(row.labels)} for row in found]
+    tokens = bases.chat_rows(tokenizer, [row.chat for row in rows])
+    config = ScoreConfig(ifd=True)
     started = time.monotonic()
     with tempfile.TemporaryDirectory() as scratch:
         signals = score_rows(
-            model,
-            tokens,
-            Path(scratch),
-            key=case["size"],
-            max_length=0,
-            batch_tokens=case["batch_tokens"],
-            free=True,
-            title=case["size"],
+            model, tokens, Path(scratch), key="rows", free=True, title=f"{case['size']} base"
         )
         statistics = corpus_statistics(signals, len(tokenizer))
-        config = ScoreConfig(ifd=True)
         judged = judge_corpus(signals, statistics, config)
-        spoiled = [i for i, row in enumerate(rows) if row.kind == WRONG_PLACE]
-        places = []
-        for i in spoiled:
-            ends = token_ends(
-                tokenizer, [tokens[i]["input_ids"][at] for at in signals[i].positions]
-            )
-            spans = row_quality(signals[i], statistics, config).spans
-            spans = [(ends[start], ends[end]) for start, end in spans]
-            places.append({"planted": rows[i].span, "spans": spans})
+        seconds = time.monotonic() - started
+        places = [
+            {
+                "planted": row.span,
+                "spans": _spans(tokenizer, tokens[i], signals[i], statistics, config),
+            }
+            for i, row in enumerate(rows)
+            if row.kind == WRONG_PLACE
+        ]
     about = json.loads((folder / bases.FACTS).read_text())
     return {
         "kinds": [row.kind for row in rows],
         "scores": {name: values.tolist() for name, values in judged.scores.items()},
         "places": places,
         "loss": statistics.nll_mean,
-        "seconds": time.monotonic() - started,
+        "seconds": seconds,
         "parameters": about["parameters"],
         "trained_tokens": about["tokens"],
     }
+
+
+def _spans(tokenizer: Any, row: Row, signals: Any, statistics: Any, config: Any) -> list[Span]:
+    """The suspicious spans of a row in characters of its answer, most severe first."""
+    from ytrainer_core.scoring.quality import row_quality
+
+    ends = token_ends(tokenizer, [row["input_ids"][at] for at in signals.positions])
+    spans = row_quality(signals, statistics, config).spans
+    return [(ends[start], ends[end]) for start, end in spans]
 
 
 def planted_rows(case: Case) -> list[planting.Row]:

@@ -20,20 +20,20 @@ from pydantic_core import ErrorDetails
 from ytrainer_core.errors import ConfigError
 
 
-def _split_commas(value: object) -> object:
+def split_commas(value: object) -> object:
     """'a.json, b.json' -> ('a.json', 'b.json'); so that a list can be typed as one flag."""
     if isinstance(value, str):
         return tuple(part.strip() for part in value.split(",") if part.strip())
     return value
 
 
-Strings = Annotated[tuple[str, ...], BeforeValidator(_split_commas)]
+Strings = Annotated[tuple[str, ...], BeforeValidator(split_commas)]
 """A list of strings, given as a YAML list or as one comma-separated string."""
 
 
 def _numbers(value: object) -> object:
     """'1,2' or 3 -> a list of them; so that a list of numbers can be typed as one flag."""
-    return (value,) if isinstance(value, int) else _split_commas(value)
+    return (value,) if isinstance(value, int) else split_commas(value)
 
 
 Ints = Annotated[tuple[int, ...], BeforeValidator(_numbers)]
@@ -44,7 +44,7 @@ def _pairs(value: object) -> object:
     """{'a': 'b'} or 'a=b, c=d' -> ('a=b', 'c=d'); so that a mapping can be typed as one flag."""
     if isinstance(value, Mapping):
         value = tuple(f"{name}={_as_typed(given)}" for name, given in value.items())
-    parts = _split_commas(value)
+    parts = split_commas(value)
     if isinstance(parts, Sequence) and not isinstance(parts, str):
         for part in parts:
             name, equals, _ = str(part).partition("=")

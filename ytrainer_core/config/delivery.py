@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ytrainer_core.config.base import Section
+from ytrainer_core.config.base import Pairs, Section
 
 
 class TrackingConfig(Section):
@@ -30,3 +30,10 @@ class RegistryConfig(Section):
 
     form: Literal["auto", "adapter", "full"] = "auto"
     """What is registered: the adapter alone, the merged full model, or what was trained."""
+
+    tags: Pairs = ()
+    """Tags that the version gets besides its own, such as 'team=support'."""
+
+    publish_to: str = ""
+    """Folder or s3:// prefix that the version's files are also copied to, below NAME/VERSION;
+    nothing there is ever overwritten."""

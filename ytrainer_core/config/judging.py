@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
-from ytrainer_core.config.base import AtLeastOne, Count, NonNegative, Positive, Section
+from ytrainer_core.config.base import (
+    AtLeastOne,
+    Count,
+    NonNegative,
+    Positive,
+    Section,
+    Strings,
+    split_commas,
+)
 
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -108,14 +116,74 @@ class OrderConfig(Section):
     """Nats of entropy above which such a token counts one half."""
 
 
+AnswerMetric = Literal[
+    "exact_match",
+    "normalized_match",
+    "token_f1",
+    "rouge_l",
+    "numeric",
+    "json_valid",
+    "json_schema",
+    "regex",
+    "function",
+]
+
+
 class EvaluateConfig(Section):
-    """How base and tuned model are measured."""
+    """How base, champion and challenger are measured, all on the same rows."""
+
+    answers: Annotated[tuple[AnswerMetric, ...], BeforeValidator(split_commas)] = (
+        "exact_match",
+        "token_f1",
+    )
+    """Metrics of the generated answers against the expected ones; docs/evaluation.md explains
+    each."""
+
+    json_schema: str = ""
+    """File with the JSON schema that answers must fit, for the metric json_schema."""
+
+    regex: str = ""
+    """Pattern that must be found in an answer, for the metric regex; with a group, what the group
+    matches must be the same in the answer and in the expected one."""
+
+    function: str = ""
+    """package.module:name of a function(answer, expected) that returns a number, higher is better,
+    for the metric function."""
+
+    choices: Strings = ()
+    """JSON Lines files with question, choices and answer: multiple choice by log-likelihood."""
 
     max_new_tokens: AtLeastOne = 128
-    """Longest greedy answer, in tokens."""
+    """Longest answer, in tokens."""
+
+    temperature: NonNegative = 0.0
+    """0 takes the most likely token; above it answers are sampled, with the stage's seed."""
 
     max_generate_rows: Count = 200
-    """Held-out rows that are answered for exact match and token F1; 0 generates none."""
+    """Held-out rows that are answered; 0 generates none."""
+
+    max_general_rows: Count = 50
+    """Rows of the general set, conversations only, that are answered as well."""
+
+    drift_rows: Count = 100
+    """Rows of the target, and as many of the general set, on which the base's token distributions
+    are compared with the tuned model's; 0 compares none."""
+
+    champion: str = "@champion"
+    """Model that the new one must not fall behind: an alias of registry.name, models:/NAME/3, or a
+    folder. Empty, or an alias that nobody holds, compares with the base alone."""
+
+    lm_eval: Strings = ()
+    """Tasks of lm-evaluation-harness (pip install 'ytrainer[lm-eval]'), by name."""
+
+    lm_eval_folder: str = ""
+    """Folder with YAML files of tasks of your own."""
+
+    lm_eval_limit: Count = 0
+    """Documents of each of these tasks at most; 0 takes all."""
+
+    resamples: AtLeastOne = 1000
+    """Bootstrap resamples of rows behind every interval."""
 
     batch_tokens: AtLeastOne = 8192
     """Tokens per forward pass."""
@@ -127,6 +195,9 @@ class GateConfig(Section):
     min_rows: AtLeastOne = 20
     """Held-out target rows below which no verdict is trusted."""
 
+    confidence: Annotated[float, Field(gt=0, lt=1)] = 0.95
+    """Share of the resamples that an interval holds; the worse end of it is judged."""
+
     min_target_loss_drop: float = 0.0
     """Nats per token by which the target loss must fall below the base's."""
 
@@ -135,3 +206,10 @@ class GateConfig(Section):
 
     min_exact_match: Share = 0.0
     """Least share of held-out rows answered exactly."""
+
+    champion_tolerance: NonNegative = 0.05
+    """How far a metric may fall behind the champion's: relative for losses, absolute for shares."""
+
+    rules: Strings = ()
+    """Further conditions, such as 'numeric >= 0.6', 'rouge_l >= base + 0.05' or
+    'target_loss <= champion * 1.02'."""

@@ -89,12 +89,13 @@ class PretrainConfig(StageConfig):
 
 
 class EvaluateStageConfig(StageConfig):
-    """Measure base and tuned model on the same rows and judge the difference."""
+    """Measure base, champion and tuned model on the same rows and judge the differences."""
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
 
 
 class RegisterConfig(StageConfig):
