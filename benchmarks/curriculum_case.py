@@ -54,16 +54,8 @@ def _seed(case: Case) -> Figures:
 
 
 def _tokenized(chats: Sequence[bases.Chat], tokenizer: Any) -> list[Row]:
-    from ytrainer_core.data.tokenize import tokenize_rows
-
-    found = tokenize_rows(
-        [(chat, "") for chat in chats], tokenizer, train_on="all_turns", system_prompt=""
-    )
-    return [
-        {"input_ids": list(row.input_ids), "labels": list(row.labels)}
-        for row in found
-        if len(row.input_ids) <= LONGEST
-    ]
+    rows = bases.chat_rows(tokenizer, chats)
+    return [row for row in rows if len(row["input_ids"]) <= LONGEST]
 
 
 def orders_of(
