@@ -16,10 +16,11 @@ def evaluate(
     model_name_or_path: str = "demo:base",
     max_length: int = 1024,
     max_general_loss_rise: float = 0.1,
+    registered_model_name: str = "ytrainer-model",
     seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ) -> bool:
-    """Measure base and tuned model on the same rows; the gate returns its verdict."""
+    """Measure base, champion and tuned model on the same rows; the gate returns its verdict."""
     from ytrainer_core.stages import run_component
 
     result = run_component(
@@ -29,6 +30,7 @@ def evaluate(
             "model_name_or_path": model_name_or_path,
             "max_length": max_length,
             "max_general_loss_rise": max_general_loss_rise,
+            "registered_model_name": registered_model_name,
             "seed": seed,
         },
         inputs={"model": model.path, "dataset": dataset.path},

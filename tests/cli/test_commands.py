@@ -165,7 +165,11 @@ def test_the_trained_model_answers_differently_from_its_base(
 def test_evaluate_tells_the_verdict_with_its_reasons(chain: Chain) -> None:
     judged = json.loads((chain.folder / "evaluate" / "evaluation").read_text())
     assert judged["passed"] is True
-    assert judged["tuned"]["target_loss"] < judged["base"]["target_loss"]
+    loss = {
+        name: judged["models"][name]["metrics"]["target_loss"]["value"]
+        for name in ("base", "challenger")
+    }
+    assert loss["challenger"] < loss["base"]
     assert "+ Target loss" in chain.said["evaluate"] and "passed" in chain.said["evaluate"]
 
 

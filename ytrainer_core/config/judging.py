@@ -36,7 +36,7 @@ ScoreMethod = Literal[
 class ScoreConfig(Section):
     """How suspicious rows are found from the model's own signals."""
 
-    method: ScoreMethod = "mean_loss"
+    method: ScoreMethod = "combined"
     """Row score; higher is more suspicious. docs/scoring.md says what each one finds."""
 
     smoothing_window: AtLeastOne = 3
@@ -208,7 +208,8 @@ class GateConfig(Section):
     """Least share of held-out rows answered exactly."""
 
     champion_tolerance: NonNegative = 0.05
-    """How far a metric may fall behind the champion's: relative for losses, absolute for shares."""
+    """How far a metric may fall behind the champion's: relative for losses of at least one nat,
+    in nats for smaller ones, absolute for shares."""
 
     rules: Strings = ()
     """Further conditions, such as 'numeric >= 0.6', 'rouge_l >= base + 0.05' or

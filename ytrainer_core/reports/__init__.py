@@ -5,7 +5,7 @@ in Kubeflow's sandboxed viewer. Equal data gives equal bytes. jinja2, numpy and
 matplotlib are imported on the first report, not with this package.
 """
 
-from ytrainer_core.evaluation.gate import Reason
+from ytrainer_core.evaluation.verdict import Reason
 from ytrainer_core.reports.evaluate import (
     EvaluateReport,
     Generation,

@@ -1,95 +1,160 @@
-"""evaluate: base and tuned model on the same held-out rows, and the gate's verdict."""
+"""evaluate: base, champion and challenger on the same held-out rows, and the gate's verdict."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from ytrainer_core import __version__
-from ytrainer_core.config import DataConfig, EvaluateStageConfig, NlirgConfig
-from ytrainer_core.data.corpus import SPLITS, Corpus
-from ytrainer_core.data.tokenize import tokenize_dataset
-from ytrainer_core.errors import DataError
-from ytrainer_core.evaluation.gate import Verdict, judge
-from ytrainer_core.evaluation.measure import Measurement, Question, measure
-from ytrainer_core.evaluation.tasks import exact_match
+from ytrainer_core.config import EvaluateStageConfig
+from ytrainer_core.evaluation.cache import read_measurement, write_measurement
+from ytrainer_core.evaluation.gate import Contest, judge
+from ytrainer_core.evaluation.intervals import Estimate
+from ytrainer_core.evaluation.measure import Exam, Measurement, measure
+from ytrainer_core.evaluation.metrics import Statistics
+from ytrainer_core.evaluation.rules import parse_rules
+from ytrainer_core.evaluation.verdict import Verdict
 from ytrainer_core.files import sha256_json, write_json
-from ytrainer_core.reports.evaluate import (
-    EvaluateReport,
-    Generation,
-    MetricLine,
-    write_evaluate_report,
-)
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
-from ytrainer_core.stages.common import REPORT_TOKENS, corpus_for, weight_curve
-from ytrainer_core.training.model import ModelCard, load_model, load_trained, locate
+from ytrainer_core.stages.common import corpus_for
+from ytrainer_core.stages.evaluate_exam import evaluation_digest, exam_of
+from ytrainer_core.stages.evaluate_models import Contestant, Contestants, Memory
+from ytrainer_core.stages.evaluate_pages import Judged, write_pages
+from ytrainer_core.training.model import load_tokenizer
 
-_BETTER: dict[str, tuple[Literal["lower", "higher"], str]] = {
-    "target_loss": ("lower", "nats per token"),
-    "target_perplexity": ("lower", ""),
-    "general_loss": ("lower", "nats per token"),
-    "general_perplexity": ("lower", ""),
-    "exact_match": ("higher", ""),
-    "token_f1": ("higher", ""),
-}
-_SHOWN_ANSWERS = 40
+_OTHER_TOKENS = (
+    "The champion reads text in other tokens, so only its answers are compared, not its losses."
+)
 
 
 def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
-    """Measure both models on one digest, judge, write verdict and report."""
+    """Measure all models on one digest, judge, write verdict and report."""
     folder = Path(context.required("model", "Give the trained model folder: --input model=DIR."))
-    tuned_model, tokenizer, card = load_trained(folder, config.model)
+    rules = parse_rules(config.gate.rules, config.evaluate.lm_eval)
+    contestants = Contestants(folder, config)
+    challenger, base = contestants.challenger(), contestants.base()
+    champion, champion_uri, note = contestants.champion()
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
     corpus = corpus_for(config, context, tokenizer)
-    if not len(corpus.validation):
-        raise DataError(
-            "there is no held-out row to evaluate on. Set data.validation, or "
-            "data.validation_fraction above 0."
-        )
-    cut = config.data.model_copy(update={"on_too_long": "truncate"})
-    rows: dict[str, Any] = {
-        "target": tokenize_dataset(corpus.validation, tokenizer, config.data),
-        "general": tokenize_dataset(corpus.general, tokenizer, cut),
-        "questions": questions(corpus, tokenizer, config),
-    }
-    digest = sha256_json(
-        [
-            corpus.manifest["sha256"],
-            __version__,
-            config.evaluate.model_dump(mode="json"),
-            config.data.model_dump(mode="json", exclude=set(SPLITS)),
-        ]
+    exam = exam_of(config, corpus, tokenizer)
+    digest = evaluation_digest(config, corpus, exam, tokenizer, folder)
+
+    measuring = _Measuring(config, exam, digest, tokenizer, Memory(config.model))
+    measured = {"base": measuring.base(base)}
+    measured["challenger"] = measuring.tuned(challenger, base, measured["base"])
+    if champion:
+        other_tokens = measuring.has_other_tokens(champion)
+        note = _OTHER_TOKENS if other_tokens else ""
+        measured["champion"] = measuring.tuned(champion, base, measured["base"])
+
+    statistics = Statistics(config.gate.confidence, config.evaluate.resamples, config.seed)
+    contest = Contest(
+        challenger=measured["challenger"].scores,
+        base=measured["base"].scores,
+        champion=measured["champion"].scores if champion else None,
+        rows=len(corpus.validation),
+        champion_note=note,
     )
-    limit = config.data.max_length
-    tuned = measure(tuned_model, tokenizer, max_length=limit, config=config.evaluate, **rows)
-    with base_model(tuned_model, card, config) as model:
-        base = measure(model, tokenizer, max_length=limit, config=config.evaluate, **rows)
-    verdict = judge(base.metrics, tuned.metrics, len(corpus.validation), config.gate)
-    write_json(
-        context.outputs["evaluation"],
-        {
-            "digest": digest,
-            "base": base.metrics,
-            "tuned": tuned.metrics,
-            "passed": verdict.passed,
-            "reasons": [asdict(reason) for reason in verdict.reasons],
-        },
-    )
-    _write_report(context, base, tuned, verdict, rows["questions"])
+    verdict = judge(contest, config.gate, rules, statistics)
+    models = {"base": base, "challenger": challenger}
+    if champion:
+        models["champion"] = champion
+    judged = Judged.of(contest, verdict, statistics, {k: m.name for k, m in models.items()})
+    write_json(context.outputs["evaluation"], _tree(judged, digest, champion_uri))
+    write_pages(context.outputs["report"], judged, measured, exam, tokenizer)
     context.run.tag("ytrainer.evaluation_digest", digest)
     context.run.tag("ytrainer.gate", "passed" if verdict.passed else "rejected")
+    return _result(judged, verdict)
+
+
+@dataclass(frozen=True)
+class _Measuring:
+    """Measures a model, or finds what an earlier run measured of it on the same digest."""
+
+    config: EvaluateStageConfig
+    exam: Exam
+    digest: str
+    tokenizer: Any
+    memory: Memory
+
+    def base(self, contestant: Contestant) -> Measurement:
+        """What the others are compared with, its token distributions included."""
+        return self._measured(contestant, [], self.exam, self.tokenizer, None)
+
+    def tuned(self, contestant: Contestant, base: Contestant, before: Measurement) -> Measurement:
+        """A tuned model, and how far it went from the base."""
+        exam, tokenizer = self.exam, self.tokenizer
+        if self.has_other_tokens(contestant):
+            tokenizer = self._own_tokenizer(contestant)
+            exam = exam.for_other_tokens(tokenizer)
+        return self._measured(contestant, [base.sha256], exam, tokenizer, before)
+
+    def has_other_tokens(self, contestant: Contestant) -> bool:
+        """Whether its losses per token cannot be compared."""
+        return bool(self._own_tokenizer(contestant).get_vocab() != self.tokenizer.get_vocab())
+
+    def _own_tokenizer(self, contestant: Contestant) -> Any:
+        trust = self.config.model.trust_remote_code
+        return load_tokenizer(contestant.tokenizer, trust_remote_code=trust)
+
+    def _measured(
+        self,
+        contestant: Contestant,
+        against: list[str],
+        exam: Exam,
+        tokenizer: Any,
+        base: Measurement | None,
+    ) -> Measurement:
+        key = sha256_json([contestant.sha256, against, self.digest])
+        known = read_measurement(key)
+        if known is not None:
+            return known
+        with self.memory.holding(contestant) as model:
+            found = measure(model, tokenizer, exam, base=base)
+        write_measurement(key, found)
+        return found
+
+
+def _tree(judged: Judged, digest: str, champion_uri: str) -> dict[str, Any]:
+    """evaluation.json, which register reads."""
+    return {
+        "digest": digest,
+        "rows": judged.contest.rows,
+        "passed": judged.verdict.passed,
+        "reasons": [asdict(reason) for reason in judged.verdict.reasons],
+        "champion": champion_uri,
+        "models": {
+            model: {
+                "name": judged.names[model],
+                "metrics": {name: asdict(value) for name, value in found.items()},
+            }
+            for model, found in judged.estimates.items()
+        },
+        "comparisons": {
+            model: {name: asdict(value) for name, value in found.items()}
+            for model, found in judged.differences.items()
+        },
+    }
+
+
+def _result(judged: Judged, verdict: Verdict) -> StageResult:
+    metrics = {
+        name if model == "challenger" else f"{model}_{name}": found.value
+        for model, estimates in judged.estimates.items()
+        for name, found in estimates.items()
+    }
+    said = "passed" if verdict.passed else "rejected"
     return StageResult(
-        metrics={f"base_{name}": value for name, value in base.metrics.items()} | tuned.metrics,
+        metrics=metrics,
         values={"passed": verdict.passed},
         summary={
-            name.replace("_", " "): f"{base.metrics[name]:.3f} -> {tuned.metrics[name]:.3f}"
-            for name in _BETTER
-            if name in tuned.metrics
-        }
-        | {
-            "gate": "passed" if verdict.passed else "rejected",
+            "champion": judged.names.get("champion", "none"),
+            **{
+                name.replace("_", " "): _line(name, judged.estimates)
+                for name in judged.estimates["challenger"]
+            },
+            "gate": said,
             "reasons": "\n".join(
                 f"{'+' if reason.passed else '-'} {reason.text}" for reason in verdict.reasons
             ),
@@ -97,78 +162,14 @@ def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
     )
 
 
-@contextlib.contextmanager
-def base_model(tuned: Any, card: ModelCard, config: EvaluateStageConfig) -> Any:
-    """The base of a tuned model: its adapter switched off, or loaded after it."""
-    if card.kind == "adapter":
-        with tuned.disable_adapter():
-            yield tuned
-        return
-    tuned.to("meta")  # frees its memory before the base comes in
-    yield load_model(locate(config.model), config.model).eval()
-
-
-def questions(corpus: Corpus, tokenizer: Any, config: EvaluateStageConfig) -> list[Question]:
-    """Held-out rows as prompts: everything up to the last assistant turn, and that turn."""
-    found: list[Question] = []
-    for row in corpus.validation:
-        messages = _with_system(row["messages"], config.data)
-        if len(found) == config.evaluate.max_generate_rows:
-            break
-        if not messages or messages[-1]["role"] != "assistant":
-            continue
-        prompt = tokenizer.apply_chat_template(
-            messages[:-1], add_generation_prompt=True, tokenize=False
-        )
-        ids = tokenizer(prompt, add_special_tokens=False)["input_ids"]
-        if len(ids) < config.data.max_length:
-            found.append(Question(ids, messages[-2]["content"], messages[-1]["content"]))
-    return found
-
-
-def _with_system(messages: Sequence[dict[str, str]], data: DataConfig) -> list[dict[str, str]]:
-    if data.system_prompt and messages and messages[0]["role"] != "system":
-        return [{"role": "system", "content": data.system_prompt}, *messages]
-    return list(messages)
-
-
-def _write_report(
-    context: StageContext,
-    base: Measurement,
-    tuned: Measurement,
-    verdict: Verdict,
-    asked: Sequence[Question],
-) -> None:
-    stride = max(1, len(base.nll) // REPORT_TOKENS)
-    write_evaluate_report(
-        context.outputs["report"],
-        EvaluateReport(
-            title="Evaluation",
-            metrics=[
-                MetricLine(name, base.metrics[name], tuned.metrics[name], better, unit)
-                for name, (better, unit) in _BETTER.items()
-                if name in tuned.metrics
-            ],
-            verdict=verdict.passed,
-            reasons=verdict.reasons,
-            generations=[
-                Generation(
-                    question.prompt,
-                    question.expected,
-                    before,
-                    after,
-                    bool(exact_match(before, question.expected)),
-                    bool(exact_match(after, question.expected)),
-                )
-                for question, before, after in list(
-                    zip(asked, base.answers, tuned.answers, strict=True)
-                )[:_SHOWN_ANSWERS]
-            ],
-            nll_base=base.nll[::stride].tolist(),
-            nll_tuned=tuned.nll[::stride].tolist(),
-            weight_curve=weight_curve(NlirgConfig()),
-        ),
-    )
+def _line(name: str, estimates: Mapping[str, Mapping[str, Estimate]]) -> str:
+    """base -> challenger (interval; champion) of one metric."""
+    found = estimates["challenger"][name]
+    before = f"{estimates['base'][name].value:.3f} -> " if name in estimates["base"] else ""
+    aside = f"{found.low:.3f} to {found.high:.3f}"
+    if champion := estimates.get("champion", {}).get(name):
+        aside += f"; champion {champion.value:.3f}"
+    return f"{before}{found.value:.3f} ({aside})"
 
 
 STAGE = Stage(

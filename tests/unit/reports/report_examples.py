@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ytrainer_core import reports as r
+from ytrainer_core.evaluation.intervals import Difference, Estimate
 from ytrainer_core.reports.score import ComparedRow, ComparedToken, Comparison
 
 NASTY = "<script>alert('答')</script> & \"quoted\" \x00\ud800 https://example.com/x.png"
@@ -78,18 +79,88 @@ FULL: dict[Callable[..., None], Any] = {
     ),
     r.write_evaluate_report: r.EvaluateReport(
         title=NASTY,
-        metrics=[
-            r.MetricLine("target loss", 2.0, 1.0, "lower", "nats per token"),
-            r.MetricLine("general loss", 2.0, 2.5, "lower", "nats per token"),
-            r.MetricLine("exact match", 0.1, 0.1, "higher", "share"),
-            r.MetricLine(NASTY, NAN, 1.0, "higher"),
-        ],
         verdict=False,
         reasons=[r.Reason(False, NASTY), r.Reason(True, "the target loss fell")],
-        generations=[
-            r.Generation("asked", "answer", "RIGHT-BOTH", "yes", True, True),
-            r.Generation(NASTY, NASTY, NASTY, "WRONG-NOW", True, False),
+        names={"base": NASTY, "champion": "models:/m/3", "challenger": "folder"},
+        metrics=[
+            r.MetricLine(
+                "target loss",
+                "Target",
+                "lower",
+                "nats per token",
+                "Mean loss.",
+                {
+                    "base": Estimate(2.0, 1.9, 2.1, 40),
+                    "champion": Estimate(1.5, 1.4, 1.6, 40),
+                    "challenger": Estimate(1.0, 0.9, 1.1, 40),
+                },
+                {
+                    "base": Difference(-1.0, -1.1, -0.9, 0.001, 40),
+                    "champion": Difference(-0.5, -0.6, 0.1, 0.2, 40),
+                },
+            ),
+            r.MetricLine(
+                "exact match",
+                "Target",
+                "higher",
+                "share",
+                "Right ones.",
+                {
+                    "base": Estimate(0.1, 0.0, 0.2, 40),
+                    "champion": Estimate(0.5, 0.4, 0.6, 40),
+                    "challenger": Estimate(0.1, 0.0, 0.2, 40),
+                },
+                {
+                    "base": Difference(0.0, 0.0, 0.0, 1.0, 40),
+                    "champion": Difference(-0.4, -0.5, -0.3, 0.001, 40),
+                },
+            ),
+            r.MetricLine(
+                "target kl",
+                "Target",
+                "none",
+                "nats per token",
+                "How far.",
+                {"challenger": Estimate(0.25, 0.2, 0.3, 40)},
+                {},
+            ),
+            r.MetricLine(
+                NASTY,
+                "General set",
+                "higher",
+                NASTY,
+                NASTY,
+                {"base": Estimate(NAN, NAN, NAN, 40), "challenger": Estimate(1.0, 1.0, 1.0, 40)},
+                {"base": Difference(NAN, NAN, NAN, NAN, 40)},
+            ),
         ],
+        generations=[
+            r.Generation(
+                "asked",
+                "answer",
+                {"base": "no", "champion": "RIGHT-BOTH", "challenger": "yes"},
+                {"base": False, "champion": True, "challenger": True},
+            ),
+            r.Generation(
+                NASTY,
+                NASTY,
+                {"base": "yes", "champion": NASTY, "challenger": "WRONG-NOW"},
+                {"base": True, "champion": True, "challenger": False},
+            ),
+        ],
+        right_by="exact match",
+        comparison=Comparison(
+            base=NASTY,
+            tuned=NASTY,
+            rows=[
+                ComparedRow("better:1", NASTY, [ComparedToken("good", 3.0, 1.0, before=NASTY)]),
+                ComparedRow("worse:2", "", [ComparedToken(NASTY, 1.0, 9.0)]),
+                ComparedRow("nan:3", "", [ComparedToken("x", NAN, 1.0)]),
+            ],
+            base_nll=[3.0, 1.0, NAN],
+            tuned_nll=[1.0, 9.0, 1.0],
+            token_changes=[-2.0, 8.0, NAN],
+        ),
         nll_base=[1.0, 2.0],
         nll_tuned=[0.5, NAN],
         weight_curve=CURVE,
@@ -110,6 +181,9 @@ _EMPTY: dict[str, Any] = {
     "max_length": 8,
     "flag_threshold": NAN,
     "verdict": True,
+    "names": {},
+    "comparison": None,
+    "right_by": "",
     "counts": {},
     "shapes": {},
     "patterns": {},

@@ -68,31 +68,6 @@ def test_train_says_aloud_that_a_loss_was_not_a_number(page):
     )
 
 
-@pytest.mark.parametrize("verdict, says", [(True, "✓ Accepted"), (False, "✗ Rejected")])
-def test_evaluate_opens_with_the_verdict_and_every_reason(page, verdict, says):
-    read = page(r.write_evaluate_report, verdict=verdict)
-    assert read.texts("strong")[0].startswith(says)
-    reasons = read.texts("li")
-    assert reasons[0].startswith("✗")
-    assert reasons[1] == "✓the target loss fell"
-
-
-def test_evaluate_tells_direction_by_what_is_better_not_by_sign(page):
-    rows = page(r.write_evaluate_report).cells()[1:5]
-    assert rows[0] == ["target loss nats per token", "2.000", "1.000", "−1.000 (−50.0 %)", "better"]
-    assert rows[1] == ["general loss nats per token", "2.000", "2.500", "+0.500 (+25.0 %)", "worse"]
-    assert rows[2] == ["exact match share", "0.100", "0.100", "0.000", "unchanged"]
-    assert rows[3][1:] == ["NaN", "1.000", "–", "unknown"]
-
-
-def test_evaluate_shows_broken_answers_first_and_open(page):
-    read = page(r.write_evaluate_report)
-    assert read.raw.index("WRONG-NOW") < read.raw.index("RIGHT-BOTH")
-    folds = [a for tag, a, _ in read.elements if tag == "details"]
-    assert "open" in folds[0]
-    assert "open" not in folds[-1]
-
-
 def test_order_shows_both_ends(page):
     read = page(r.write_order_report)
     assert "4 rows in mode mean_loss" in read.texts("main")[0]
