@@ -27,7 +27,7 @@ BARE = [part for parts in LAYERS[:3] for part in parts]
 """What a GPU box without kfp, mlflow and boto3 can import."""
 
 DOORS = {
-    "mlflow": ("ytrainer_core/registry/", "ytrainer_core/tracking.py"),
+    "mlflow": ("ytrainer_core/registry/", "ytrainer_core/tracking/"),
     "boto3": ("ytrainer_core/storage/",),
     "botocore": ("ytrainer_core/storage/",),
 }
@@ -87,7 +87,7 @@ def files() -> list[str]:
         ("ytrainer_core/stages/run.py", "components.sft"),
         ("ytrainer_core/stages/run.py", "ytrainer_core.cli.main"),
         ("ytrainer_core/stages/run.py", "mlflow"),
-        ("ytrainer_core/tracking.py", "boto3"),
+        ("ytrainer_core/tracking/store.py", "boto3"),
         ("ytrainer_core/registry/client.py", "boto3"),
         ("ytrainer_core/storage/client.py", "mlflow.artifacts"),
         ("ytrainer_core/storage/download.py", "ytrainer_core.training.model"),
