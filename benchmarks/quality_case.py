@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from benchmarks import bases, measure, planting
 from benchmarks.corpus import Row
 from benchmarks.measure import Case, Figures
 from benchmarks.planting import Span
+
+WITH_PROMPT = " + ifd"
+"""Ending of a score that also looks at the loss without the prompt."""
 
 WRONG_PLACE = "wrong_number"
 """The kind of error whose place is a single one, so that spans can be measured by it."""
@@ -46,7 +50,11 @@ def measure_case(case: Case) -> Figures:
             model, tokens, Path(scratch), key="rows", free=True, title=f"{case['size']} base"
         )
         statistics = corpus_statistics(signals, len(tokenizer))
-        judged = judge_corpus(signals, statistics, config)
+        scores = judge_corpus(signals, statistics, config).scores
+        scores[f"combined{WITH_PROMPT}"] = scores["combined"]
+        scores["combined"] = judge_corpus(_one_pass(signals), statistics, ScoreConfig()).scores[
+            "combined"
+        ]
         seconds = time.monotonic() - started
         places = [
             {
@@ -59,13 +67,18 @@ def measure_case(case: Case) -> Figures:
     about = json.loads((folder / bases.FACTS).read_text())
     return {
         "kinds": [row.kind for row in rows],
-        "scores": {name: values.tolist() for name, values in judged.scores.items()},
+        "scores": {name: values.tolist() for name, values in scores.items()},
         "places": places,
         "loss": statistics.nll_mean,
         "seconds": seconds,
         "parameters": about["parameters"],
         "trained_tokens": about["tokens"],
     }
+
+
+def _one_pass(signals: Iterable[Any]) -> Iterator[Any]:
+    """The signals without the loss of the answers alone, which takes a second pass."""
+    return (replace(row, free_nll=None) for row in signals)
 
 
 def _spans(tokenizer: Any, row: Row, signals: Any, statistics: Any, config: Any) -> list[Span]:

@@ -27,6 +27,9 @@ LOSS_WINDOW = 5
 SURPRISE_WINDOW = 2
 """Tokens of the window whose mean surprise counts: a wrong digit, and what follows from it."""
 
+PHRASE_WINDOW = 10
+"""Tokens of the longer window: about one step of a calculation, or one clause."""
+
 SOFTMIN_TEMPERATURE = 0.05
 """cleanlab's: tokens whose probability is 0.05 above the least weigh exp(-1) of it."""
 
@@ -76,7 +79,7 @@ class CorpusStatistics:
     """What the corpus is like; means and standard deviations (population), in nats.
 
     nll, entropy: over all targets. most_uncertain: ln of the vocabulary, the entropy of a model
-    that knows nothing. measures: (mean, deviation) over the rows of each of MEASURES.
+    that knows nothing. measures: (mean, deviation) over the rows of each measure they have.
     """
 
     nll_mean: float
@@ -94,7 +97,7 @@ def corpus_statistics(rows: Iterable[RowSignals], vocabulary: int = 0) -> Corpus
     for its logarithm. Raises YTrainerError where a signal is not finite.
     """
     nll, entropy = _Moments(), _Moments()
-    measures = {name: _Moments() for name in MEASURES}
+    measures: dict[str, _Moments] = {}
     greatest = 0.0
     for row in rows:
         if not row.nll.size:
@@ -103,8 +106,8 @@ def corpus_statistics(rows: Iterable[RowSignals], vocabulary: int = 0) -> Corpus
         nll.add(answer.nll)
         entropy.add(answer.entropy)
         greatest = max(greatest, float(answer.entropy.max()))
-        for name, measure in MEASURES.items():
-            measures[name].add(np.array([measure(answer)]))
+        for name, value in measures_of(answer).items():
+            measures.setdefault(name, _Moments()).add(np.array([value]))
     return CorpusStatistics(
         nll.mean,
         nll.std,
@@ -193,6 +196,11 @@ def peak_surprise(answer: Answer) -> float:
     return _worst_window(answer.surprise, SURPRISE_WINDOW)
 
 
+def phrase_surprise(answer: Answer) -> float:
+    """Greatest mean surprise of PHRASE_WINDOW adjacent tokens, nats."""
+    return _worst_window(answer.surprise, PHRASE_WINDOW)
+
+
 def end_surprise(answer: Answer) -> float:
     """Greatest surprise at the last token of an answer of the row, nats."""
     return float(answer.surprise[answer.ends].max())
@@ -201,9 +209,23 @@ def end_surprise(answer: Answer) -> float:
 MEASURES: dict[str, Callable[[Answer], float]] = {
     "mean_nll": mean_nll,
     "peak_surprise": peak_surprise,
+    "phrase_surprise": phrase_surprise,
     "end_surprise": end_surprise,
 }
-"""What `combined` looks at: the whole answer, its worst place, its end."""
+"""What `combined` looks at: the whole answer, its worst word and phrase, its end."""
+
+
+def measures_of(answer: Answer) -> dict[str, float]:
+    """MEASURES of an answer, and log_ifd where the loss without the prompt is there."""
+    found = {name: measure(answer) for name, measure in MEASURES.items()}
+    if answer.free_nll is not None:
+        found["log_ifd"] = log_ifd(answer)
+    return found
+
+
+def log_ifd(answer: Answer) -> float:
+    """Mean nll with the prompt minus that without it, nats: what the prompt fails to tell."""
+    return float(answer.nll.mean() - np.mean(answer.free_nll))
 
 
 def anomaly(row: RowView) -> float:
@@ -256,7 +278,7 @@ def ifd(row: RowView) -> float:
     Source: Li et al. 2024, From Quantity to Quality (Cherry LLM), arXiv 2308.12032, eq. 4.
     """
     assert row.answer.free_nll is not None  # row_scores asks for it only where it is there
-    return math.exp(float(row.answer.nll.mean() - row.answer.free_nll.mean()))
+    return math.exp(log_ifd(row.answer))
 
 
 def self_confidence_min(row: RowView) -> float:
@@ -280,16 +302,16 @@ def self_confidence_softmin(row: RowView) -> float:
 
 
 def combined(row: RowView) -> float:
-    """sum over MEASURES of max(0, z): how far the row stands out in the corpus by its whole
-    answer, by its worst place, and by its end.
+    """sum over `measures_of` of max(0, z): how far the row stands out in the corpus by its whole
+    answer, by its worst word and phrase, by its end, and, where asked for, by its prompt.
 
     z = (the row's measure - the corpus's mean) / the corpus's deviation, over rows.
     """
     found = 0.0
-    for name, measure in MEASURES.items():
+    for name, value in measures_of(row.answer).items():
         mean, std = row.corpus.measures.get(name, (0.0, 0.0))
         if std > TINY:
-            found += max(0.0, (measure(row.answer) - mean) / std)
+            found += max(0.0, (value - mean) / std)
     return found
 
 

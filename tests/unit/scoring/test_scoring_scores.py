@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from collections.abc import Iterator
 from typing import Any
 
@@ -103,7 +104,7 @@ def test_the_greatest_uncertainty_is_that_of_the_vocabulary_or_else_the_greatest
 
 def test_a_corpus_without_targets_has_statistics_of_zero() -> None:
     assert corpus_statistics([signals([], [])]).nll_std == 0
-    assert corpus_statistics([]).measures["mean_nll"] == (0, 0)
+    assert corpus_statistics([]).measures == {}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -194,6 +195,31 @@ def test_the_softmin_weighs_tokens_by_how_improbable_they_are() -> None:
     row = view([-math.log(0.1), -math.log(0.15)])
     assert scores.self_confidence_softmin(row) == pytest.approx(-math.log(softmin))
     assert scores.self_confidence_softmin(view([3.0] * 9)) == pytest.approx(3)
+
+
+def test_combined_adds_up_how_far_a_row_stands_out_by_each_measure() -> None:
+    """z is 2 for the mean loss, 1 for the end, below 0 for the worst word; a phrase is unknown."""
+    corpus = CorpusStatistics(
+        0, 1, 0, 1, measures={"mean_nll": (1, 0.5), "peak_surprise": (9, 1), "end_surprise": (1, 1)}
+    )
+    assert scores.combined(view([2, 2], corpus=corpus)) == pytest.approx(2 + 0 + 1)
+
+
+def test_combined_looks_at_the_prompt_only_where_it_was_asked_for() -> None:
+    """ln ifd is 0.5, the corpus's 0 with deviation 0.25."""
+    corpus = CorpusStatistics(0, 1, 0, 1, measures={"log_ifd": (0, 0.25)})
+    assert scores.combined(view([2, 2], free=[1.5, 1.5], corpus=corpus)) == pytest.approx(2)
+    assert scores.combined(view([2, 2], corpus=corpus)) == 0
+    rows = [signals([2, 2], [0, 0])]
+    assert "log_ifd" not in corpus_statistics(rows).measures
+    asked = [replace(row, free_nll=np.array([1, 2], np.float32)) for row in rows]
+    assert corpus_statistics(asked).measures["log_ifd"] == pytest.approx((0.5, 0))
+
+
+def test_the_worst_phrase_is_one_of_several_tokens() -> None:
+    window = scores.PHRASE_WINDOW
+    row = signals([0.0] * 9 + [3.0] * window + [0.0] * 9, [1.0] * (18 + window))
+    assert scores.phrase_surprise(Answer.of(row)) == pytest.approx(2)
 
 
 def test_rows_that_are_all_alike_are_alike_in_every_score() -> None:
