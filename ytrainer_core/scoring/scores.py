@@ -225,7 +225,8 @@ def measures_of(answer: Answer) -> dict[str, float]:
 
 def log_ifd(answer: Answer) -> float:
     """Mean nll with the prompt minus that without it, nats: what the prompt fails to tell."""
-    return float(answer.nll.mean() - np.mean(answer.free_nll))
+    assert answer.free_nll is not None  # callers ask for it only where it is there
+    return float(answer.nll.mean() - answer.free_nll.mean())
 
 
 def anomaly(row: RowView) -> float:
@@ -277,7 +278,6 @@ def ifd(row: RowView) -> float:
 
     Source: Li et al. 2024, From Quantity to Quality (Cherry LLM), arXiv 2308.12032, eq. 4.
     """
-    assert row.answer.free_nll is not None  # row_scores asks for it only where it is there
     return math.exp(log_ifd(row.answer))
 
 
