@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-_MODULES = {"finetune": "pipelines.finetune"}
+_MODULES = {"finetune": "pipelines.finetune", "retrain": "pipelines.retrain"}
 
 
 class _Pipelines(Mapping[str, Any]):

@@ -3,24 +3,31 @@
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from ytrainer_core.config import FinetuneConfig
-from ytrainer_core.config.headline import HEADLINE, headline_default, headline_description
+from pipelines.configs import PIPELINE_CONFIGS
+from ytrainer_core.config.base import get_dotted
+from ytrainer_core.config.headline import HEADLINE, as_parameter, headline_description
 
 F = TypeVar("F", bound=Callable[..., object])
 
 _CONFIG = "Every other knob, as a mapping of sections: {optim: {warmup_ratio: 0.1}}."
 
 
-def default(parameter: str) -> Any:
-    """Default of a headline parameter."""
-    return headline_default(FinetuneConfig, parameter)
+def default_of(pipeline: str, parameter: str) -> Any:
+    """Default of a pipeline's headline parameter."""
+    tree = PIPELINE_CONFIGS[pipeline]().model_dump(mode="json")
+    return as_parameter(get_dotted(tree, HEADLINE[parameter]))
 
 
-def described(pipeline: F) -> F:
+def described(name: str) -> Callable[[F], F]:
     """Append an Args section to a pipeline's docstring, which the run form shows."""
-    names = [name for name in pipeline.__annotations__ if name in HEADLINE]
-    lines = [f"    {name}: {headline_description(FinetuneConfig, name)}" for name in names]
-    pipeline.__doc__ = "\n".join(
-        [pipeline.__doc__ or "", "", "Args:", *lines, f"    config: {_CONFIG}"]
-    )
-    return pipeline
+
+    def append(pipeline: F) -> F:
+        known = [each for each in pipeline.__annotations__ if each in HEADLINE]
+        model = PIPELINE_CONFIGS[name]
+        lines = [f"    {each}: {headline_description(model, each)}" for each in known]
+        pipeline.__doc__ = "\n".join(
+            [pipeline.__doc__ or "", "", "Args:", *lines, f"    config: {_CONFIG}"]
+        )
+        return pipeline
+
+    return append

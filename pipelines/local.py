@@ -18,6 +18,8 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipelines import PIPELINES
+from pipelines.configs import PIPELINE_CONFIGS
+from pipelines.steps import steps_end_with_us
 from ytrainer_core.config import FinetuneConfig, dump_json, narrow
 from ytrainer_core.config.headline import split_headline
 from ytrainer_core.data.corpus import SPLITS
@@ -55,6 +57,26 @@ def run_local(name: str, tree: Mapping[str, Any], path: Path | None = None) -> P
 
     Raises the error of the step that failed, and GateRejected where the gate said no.
     """
+    result = perform(name, tree, path)
+    if not result.passed:
+        raise rejection(result)
+    return result
+
+
+def rejection(result: PipelineResult) -> GateRejected:
+    """The error that says why the gate rejected what a run made."""
+    reasons = result.stages["evaluate"]["summary"]["reasons"]
+    return GateRejected(f"the gate rejected {result.version}; no alias was moved.", reasons)
+
+
+def perform(
+    name: str, tree: Mapping[str, Any], path: Path | None = None, *, limit: float = 0.0
+) -> PipelineResult:
+    """Run a pipeline, whatever the gate decides.
+
+    limit: seconds after which it is ended with TimedOut; 0 sets none. Raises the error of the step
+    that failed.
+    """
     from kfp import local
 
     from ytrainer_core.demo.resources import resolve
@@ -62,7 +84,7 @@ def run_local(name: str, tree: Mapping[str, Any], path: Path | None = None) -> P
 
     started = time.monotonic()
     pipeline = PIPELINES[name]
-    config = resolve(narrow(FinetuneConfig, tree, path))
+    config = resolve(narrow(PIPELINE_CONFIGS[name], tree, path))
     headline, rest = split_headline(FinetuneConfig, _said(tree, config))
     folder = _run_folder(name)
     write_text(folder / "config.json", dump_json(config))
@@ -84,6 +106,7 @@ def run_local(name: str, tree: Mapping[str, Any], path: Path | None = None) -> P
             _Narrator(log, folder / "stages") as narrator,
             contextlib.redirect_stdout(narrator),  # type: ignore[type-var]
             warnings.catch_warnings(),
+            steps_end_with_us(limit),
         ):
             warnings.simplefilter("ignore")
             local.init(
@@ -104,9 +127,6 @@ def run_local(name: str, tree: Mapping[str, Any], path: Path | None = None) -> P
             run.log(stage["metrics"], 0)
         run.tag("ytrainer.gate", "passed" if result.passed else "rejected")
         run.tag("ytrainer.version", result.version)
-    if not result.passed:
-        reasons = result.stages["evaluate"]["summary"]["reasons"]
-        raise GateRejected(f"the gate rejected {result.version}; no alias was moved.", reasons)
     return result
 
 

@@ -61,6 +61,12 @@ class Cancelled(YTrainerError):
     exit_code = 5
 
 
+class TimedOut(YTrainerError):
+    """The work took longer than it was allowed to; it was ended."""
+
+    exit_code = 6
+
+
 ERRORS: dict[str, type[YTrainerError]] = {
     cls.__name__: cls
     for cls in (
@@ -73,5 +79,6 @@ ERRORS: dict[str, type[YTrainerError]] = {
         RegistryError,
         StageFailed,
         Cancelled,
+        TimedOut,
     )
 }

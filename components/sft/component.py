@@ -15,6 +15,8 @@ def sft(
     epochs: Output[Artifact],
     metrics: Output[Metrics],
     model_name_or_path: str = "demo:base",
+    init_from: str = "",
+    earlier_ratio: float = 0.1,
     max_length: int = 1024,
     objective: str = "nlirg",
     learning_rate: float = 0.0002,
@@ -31,6 +33,8 @@ def sft(
         config,
         headline={
             "model_name_or_path": model_name_or_path,
+            "init_from": init_from,
+            "earlier_ratio": earlier_ratio,
             "max_length": max_length,
             "objective": objective,
             "learning_rate": learning_rate,

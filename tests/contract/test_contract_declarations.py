@@ -17,14 +17,14 @@ import pytest
 import typer
 import yaml
 
+from pipelines.configs import PIPELINE_CONFIGS
 from ytrainer_core.cli.main import app, main
-from ytrainer_core.config import STAGE_CONFIGS, FinetuneConfig, StageConfig, narrow, walk_fields
+from ytrainer_core.config import STAGE_CONFIGS, StageConfig, narrow, walk_fields
 from ytrainer_core.config.base import read_tree
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
 READMES = sorted(ROOT.glob("README*.md"))
-PIPELINE_CONFIGS = {"finetune": FinetuneConfig}
 
 COMMANDS: Any = typer.main.get_command(app)
 
@@ -85,6 +85,8 @@ def config_of(command: str, file: Path | None) -> StageConfig | None:
     match _without_options(words_of(command)):
         case ["pipeline", "run", name, *rest]:
             model: type[StageConfig] = PIPELINE_CONFIGS[name]
+        case ["trigger", *rest]:
+            model = PIPELINE_CONFIGS["retrain"]
         case ["show", name, *rest]:
             model = STAGE_CONFIGS[name]
         case ["preview", *rest]:
@@ -100,6 +102,7 @@ def config_of(command: str, file: Path | None) -> StageConfig | None:
 def _without_options(words: list[str]) -> list[str]:
     """The arguments alone: options go, and the values of those that take one."""
     valued = {"--input", "--host", "--out", "-n"}
+    valued |= {"--pipeline", "--timeout", "--patience", "--poll"}
     return [
         word
         for before, word in zip(["", *words], words, strict=False)

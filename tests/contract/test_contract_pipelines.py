@@ -14,10 +14,12 @@ import yaml
 
 from pipelines import PIPELINES
 from pipelines.compile import compile_to
+from pipelines.configs import PIPELINE_CONFIGS
 from ytrainer_core.config import STAGE_CONFIGS, FinetuneConfig, dump_json, narrow
-from ytrainer_core.config.base import walk_fields
+from ytrainer_core.config.base import get_dotted, walk_fields
 from ytrainer_core.config.headline import (
     HEADLINE,
+    as_parameter,
     headline_default,
     headline_description,
     join_headline,
@@ -25,7 +27,7 @@ from ytrainer_core.config.headline import (
 )
 
 ROOT = Path(__file__).parents[2]
-NEVER_CACHED = {"register", "promote"}
+NEVER_CACHED = {"evaluate", "register", "promote"}
 
 every_pipeline = pytest.mark.parametrize("name", list(PIPELINES))
 
@@ -70,15 +72,16 @@ def test_another_process_with_another_hash_seed_compiles_the_same_bytes(
 def test_the_run_form_shows_every_headline_knob_with_default_and_description(name: str) -> None:
     parameters = tree_of(name)["root"]["inputDefinitions"]["parameters"]
     assert set(parameters) == {*HEADLINE, "config"}
-    for key in HEADLINE:
-        assert parameters[key]["defaultValue"] == headline_default(FinetuneConfig, key), key
+    own = PIPELINE_CONFIGS[name]().model_dump(mode="json")
+    for key, dotted in HEADLINE.items():
+        assert parameters[key]["defaultValue"] == as_parameter(get_dotted(own, dotted)), key
         description = " ".join(parameters[key]["description"].split())
         assert description == headline_description(FinetuneConfig, key), key
     assert parameters["config"]["description"]
 
 
 @every_pipeline
-def test_register_and_promote_are_never_cached_and_the_other_steps_are(name: str) -> None:
+def test_what_depends_on_the_champion_is_never_cached_and_the_other_steps_are(name: str) -> None:
     cached = {
         task: spec.get("cachingOptions", {}).get("enableCache", False)
         for task, spec in tasks(tree_of(name))
@@ -88,8 +91,54 @@ def test_register_and_promote_are_never_cached_and_the_other_steps_are(name: str
     assert set(cached) >= NEVER_CACHED
 
 
-def test_promotion_waits_for_the_gate() -> None:
-    tree = tree_of("finetune")
+def test_every_pipeline_has_a_config() -> None:
+    assert list(PIPELINE_CONFIGS) == list(PIPELINES)
+
+
+def test_retraining_replays_more_of_what_the_champion_was_trained_on() -> None:
+    defaults = {
+        name: tree_of(name)["root"]["inputDefinitions"]["parameters"]["earlier_ratio"]
+        for name in ("finetune", "retrain")
+    }
+    assert defaults["finetune"]["defaultValue"] == 0.1
+    assert defaults["retrain"]["defaultValue"] == 0.2
+
+
+def test_a_pipelines_own_default_reaches_the_steps_and_what_the_user_says_wins() -> None:
+    model = STAGE_CONFIGS["sft"]
+    for said, ratio in [({}, 0.2), ({"data": {"earlier_ratio": 0.1}}, 0.1)]:
+        headline, rest = split_headline(FinetuneConfig, said)
+        given = {"earlier_ratio": 0.2} | headline  # kfp fills in the pipeline's default
+        assert narrow(model, join_headline(model, rest, given)).data.earlier_ratio == ratio
+
+
+@every_pipeline
+def test_every_step_that_looks_at_the_earlier_model_is_told_which_it_is(name: str) -> None:
+    told = {
+        task: {
+            source["componentInputParameter"]
+            for key, source in spec["inputs"].get("parameters", {}).items()
+            if key == "init_from"
+        }
+        for task, spec in tasks(tree_of(name))
+        if task in STAGE_CONFIGS
+    }
+    assert told["validate"] == told["sft"] == {"init_from"}
+
+
+@every_pipeline
+def test_the_gate_register_and_promote_work_on_one_registered_name(name: str) -> None:
+    named = {
+        task
+        for task, spec in tasks(tree_of(name))
+        if "registered_model_name" in spec.get("inputs", {}).get("parameters", {})
+    }
+    assert named >= {"evaluate", "register", "promote"}
+
+
+@every_pipeline
+def test_promotion_waits_for_the_gate(name: str) -> None:
+    tree = tree_of(name)
     assert "promote" not in tree["root"]["dag"]["tasks"]
     conditions = {
         task: spec["triggerPolicy"]["condition"]

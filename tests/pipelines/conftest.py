@@ -11,10 +11,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
+from homes import CLI, client_of, environment, runs_of
 
 from ytrainer_core.errors import GateRejected
 
@@ -29,7 +27,6 @@ COLOURS, SIZES = ("red", "green", "blue"), ("small", "large")
 ROWS, HELD_OUT = 50, 10
 STEPS, SAVE_STEPS, LOGGING_STEPS = 120, 20, 10
 MODEL = "tiny"
-CLI = [sys.executable, "-c", "from ytrainer_core.cli import main; main()"]
 
 
 @dataclass(frozen=True)
@@ -109,20 +106,6 @@ class Store:
         return stages
 
 
-def client_of(home: Path) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    uri = f"sqlite:///{home / 'mlflow.db'}"
-    return MlflowClient(uri, registry_uri=uri)
-
-
-def runs_of(home: Path, condition: str) -> list[Any]:
-    client = client_of(home)
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    order = ["attributes.start_time ASC"]
-    return list(client.search_runs(experiments, condition, order_by=order))
-
-
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Files:
     """60 Alpaca rows that nobody mistakes for each other, 10 of them held out, and some prose."""
@@ -139,16 +122,6 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, base_folder: Path) -> Files
     (folder / "validation.json").write_text(json.dumps(rows[ROWS:], indent=1))
     (folder / "general.txt").write_text("\n".join(f"Line {i} of some prose." for i in range(8)))
     return Files(folder, base_folder)
-
-
-@contextmanager
-def environment(home: Path) -> Iterator[None]:
-    """A home, and no MLflow variables from outside."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("MLFLOW_")]:
-            patch.delenv(name)
-        patch.setenv("YTRAINER_HOME", str(home))
-        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,7 @@
 """The entry point: commands in, one paragraph and a meaningful exit code out.
 
 Exit codes: 0 done · 2 config or data wrong · 3 the gate rejected the model ·
-4 failed · 5 cancelled.
+4 failed · 5 cancelled · 6 timed out · 7 nothing changed.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from rich.console import Console
 from ytrainer_core import __version__
 from ytrainer_core.cli import models, pipelines, stages, start_training
 from ytrainer_core.cli.demo import demo
+from ytrainer_core.cli.trigger import trigger
 from ytrainer_core.errors import YTrainerError
 
 CANCELLED = 5
@@ -36,6 +37,7 @@ app.command("demo")(demo)
 stages.add_commands(app)
 models.add_commands(app)
 start_training.add_command(app)
+app.command("trigger")(trigger)
 app.add_typer(pipelines.app, name="pipeline")
 app.add_typer(models.registry_app, name="registry")
 

@@ -22,9 +22,11 @@ from ytrainer_core.errors import ConfigError
 
 HEADLINE: dict[str, str] = {
     "model_name_or_path": "model.name_or_path",
+    "init_from": "model.init_from",
     "data_train": "data.train",
     "data_validation": "data.validation",
     "data_general": "data.general",
+    "earlier_ratio": "data.earlier_ratio",
     "max_rows": "data.max_rows",
     "max_length": "data.max_length",
     "objective": "objective.name",
