@@ -15,14 +15,12 @@ from ytrainer_core.registry.versions import (
     GATE_TAG,
     PREVIOUS_TAG,
     PROOF_TAG,
+    REASONS_TAG,
     ROLLED_BACK_TAG,
     SUCCESSOR_TAG,
     metrics_of,
     uri_of,
 )
-
-REASONS_TAG = "ytrainer.gate_reasons"
-"""The gate's reasons, a line each."""
 
 _WAS_CHAMPION = (PREVIOUS_TAG, SUCCESSOR_TAG, ROLLED_BACK_TAG)
 

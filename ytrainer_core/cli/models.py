@@ -1,23 +1,20 @@
-"""Commands on trained models: merge, chat, and the registry."""
+"""Commands on trained models: merge and chat."""
 
 from __future__ import annotations
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import typer
 
-from ytrainer_core.cli.arguments import AsJson
-from ytrainer_core.cli.console import out, print_summary, relative
+from ytrainer_core.cli.console import print_summary, relative
+from ytrainer_core.cli.registry import registry_app
 from ytrainer_core.config import ModelConfig
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import atomic_folder
 
-registry_app = typer.Typer(
-    help="Registered models: list, verify, promote, roll back.", no_args_is_help=True
-)
+__all__ = ["add_commands", "registry_app", "reply"]
 
 
 def add_commands(app: typer.Typer) -> None:
@@ -165,77 +162,3 @@ def _load(name: str) -> tuple[Any, Any]:
     config = ModelConfig(name_or_path=name)
     folder = locate(config)
     return load_model(folder, config).eval(), load_tokenizer(folder)
-
-
-@registry_app.command("list")
-def list_models(as_json: AsJson = False) -> None:
-    """All registered models, their versions and aliases."""
-    from dataclasses import asdict
-
-    from rich.table import Table
-
-    from ytrainer_core import registry
-
-    models = registry.list_models()
-    if as_json:
-        print(json.dumps([asdict(model) for model in models], indent=2))
-        return
-    table = Table("model", "version", "aliases", "gate", "proof", "form", "metrics")
-    for model in models:
-        for version in model.versions:
-            metrics = " ".join(f"{k}={v:.3g}" for k, v in sorted(version.metrics.items()))
-            table.add_row(
-                model.name,
-                str(version.version),
-                ", ".join(version.aliases),
-                version.gate,
-                version.proof,
-                version.form,
-                metrics,
-            )
-    out.print(table)
-
-
-@registry_app.command("verify")
-def verify(uri: str = typer.Argument(help="models:/NAME@champion or models:/NAME/3")) -> None:
-    """Prove that what is registered is the model that was trained."""
-    from ytrainer_core import registry
-    from ytrainer_core.stages.run import quiet_libraries
-
-    quiet_libraries()
-    proof = registry.verify(uri)
-    print_summary(
-        "verified",
-        {
-            "version": proof.uri,
-            "max |Δlogit|": f"{proof.max_delta:.3e} (allowed {proof.tolerance:.0e})",
-            "files": f"{proof.files} with unchanged sha256",
-        },
-    )
-
-
-@registry_app.command("promote")
-def promote(
-    uri: str = typer.Argument(help="models:/NAME/3"),
-    force: bool = typer.Option(False, "--force", help="Even without the gate's consent."),
-) -> None:
-    """Make a version the champion."""
-    from ytrainer_core import registry
-
-    done = registry.promote(uri, force=force)
-    print_summary(
-        "promoted",
-        {"champion": f"{done.name} version {done.version}", "before": str(done.previous or "none")},
-    )
-
-
-@registry_app.command("rollback")
-def rollback(name: str = typer.Argument(help="Registered model name.")) -> None:
-    """Make the version before the champion the champion again."""
-    from ytrainer_core import registry
-
-    done = registry.rollback(name)
-    print_summary(
-        "rolled back",
-        {"champion": f"{done.name} version {done.version}", "was": str(done.previous)},
-    )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,16 @@ def registry_client(tracking: TrackingConfig | None) -> Any:
 
 
 @contextmanager
-def registry_errors(what: str) -> Iterator[None]:
-    """MLflow's and the system's errors as a RegistryError that begins with `what`."""
+def registry_errors(what: str, remedy: str = "") -> Iterator[None]:
+    """MLflow's and the system's errors as a RegistryError: what failed, why, and the remedy."""
     from mlflow.exceptions import MlflowException
 
     try:
         yield
     except (MlflowException, OSError) as error:
-        raise RegistryError(f"{what}: {type(error).__name__}: {first_line(error)}") from error
+        raise RegistryError(
+            f"{what}: {type(error).__name__}: {first_line(error)} {remedy}".rstrip()
+        ) from error
 
 
 @contextmanager
@@ -46,8 +48,8 @@ def downloaded(uri: str, tracking: TrackingConfig | None) -> Iterator[tuple[Any,
 
     home().mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home(), prefix=".download.") as scratch:
+        version = find_version(client, uri)
         with registry_errors(f"{uri} could not be read"):
-            version = _find_version(client, uri)
             place = client.get_model_version_download_uri(version.name, version.version)
             local = Path(place.removeprefix("file://"))
             folder = (
@@ -65,8 +67,17 @@ def downloaded(uri: str, tracking: TrackingConfig | None) -> Iterator[tuple[Any,
         yield version, folder
 
 
-def _find_version(client: Any, uri: str) -> Any:
-    """The ModelVersion of models:/NAME/3 or models:/NAME@alias."""
+def find_version(client: Any, uri: str) -> Any:
+    """The ModelVersion of models:/NAME/3 or models:/NAME@alias. Raises RegistryError."""
+    name, number, alias = split_uri(uri)
+    with registry_errors(f"{uri} could not be read"):
+        if alias:
+            return client.get_model_version_by_alias(name, alias)
+        return client.get_model_version(name, number)
+
+
+def split_uri(uri: str) -> tuple[str, str, str]:
+    """(name, number, alias) of a version's URI; number or alias is empty."""
     match = re.fullmatch(r"models:/([^:/%\"'@]+)(?:/(\d+)|@([\w-]+))", uri)
     if not match:
         raise RegistryError(
@@ -74,6 +85,13 @@ def _find_version(client: Any, uri: str) -> Any:
             "`ytrainer registry list` shows what there is."
         )
     name, number, alias = match.groups()
-    if alias:
-        return client.get_model_version_by_alias(name, alias)
-    return client.get_model_version(name, number)
+    return name, number or "", alias or ""
+
+
+def all_pages(search: Callable[..., Any], **arguments: str) -> Iterator[Any]:
+    """Everything that a paged search of MLflow finds."""
+    page = search(**arguments)
+    yield from page
+    while page.token:
+        page = search(**arguments, page_token=page.token)
+        yield from page

@@ -14,35 +14,42 @@ from typing import TYPE_CHECKING, Any
 
 from ytrainer_core.config import ModelConfig, RegisterConfig
 from ytrainer_core.errors import RegistryError
+from ytrainer_core.files import write_json
 from ytrainer_core.verify import MERGED_TOLERANCE, OTHER_DEVICE_TOLERANCE, find_base
 
 if TYPE_CHECKING:
     from ytrainer_core.training.model import ModelCard
 
 ADAPTER_FOLDER = "peft"
+FULL_FOLDER = "model"
 TOKENIZER_FOLDER = "components/tokenizer"
 """Where MLflow's transformers flavor puts the parts of a model."""
+CONFIG_NAME = "training_config.json"
+"""The resolved config of the training, readable beside the model."""
 
 _REQUIREMENTS = ("mlflow", "torch", "transformers", "accelerate", "peft", "safetensors")
 _DEFAULT_NEW_TOKENS = 256
 
 
-def in_form(
-    folder: Path, card: ModelCard, config: RegisterConfig, scratch: Path
-) -> tuple[Path, str, float]:
-    """The folder to register, its form (adapter, full, merged), and what merging changed.
-
-    The last is the largest |logit difference| between the adapter on its base and
-    the merged model, 0 where nothing was merged.
-    """
+def form_of(folder: Path, card: ModelCard, config: RegisterConfig) -> str:
+    """What will be registered: adapter, full or merged. Raises RegistryError where it cannot."""
     wanted = config.registry.form
     if wanted == "adapter" and card.kind == "full":
         raise RegistryError(
             f"{folder}: is a full model, so registry.form=adapter cannot be had. Set "
             "registry.form=auto."
         )
-    if wanted != "full" or card.kind == "full":
-        return folder, card.kind, 0.0
+    return "merged" if wanted == "full" and card.kind == "adapter" else card.kind
+
+
+def in_form(folder: Path, card: ModelCard, form: str, scratch: Path) -> tuple[Path, float]:
+    """The folder to register, and what merging changed.
+
+    The latter is the largest |logit difference| between the adapter on its base and
+    the merged model, 0 where nothing was merged.
+    """
+    if form != "merged":
+        return folder, 0.0
     from safetensors.torch import load_file
 
     from ytrainer_core.training.model import PROBE_NAME, merge
@@ -60,7 +67,7 @@ def in_form(
             f"{allowed:.3g}. Register it as an adapter (registry.form=adapter)"
             + ("." if card.dtype == "float32" else ", or train with model.dtype=float32.")
         )
-    return merged, "merged", delta
+    return merged, delta
 
 
 def lay_out(trained: Path, logged: Any, staged: Path, model: ModelConfig) -> Path:
@@ -76,6 +83,7 @@ def lay_out(trained: Path, logged: Any, staged: Path, model: ModelConfig) -> Pat
     from transformers import AutoConfig, AutoModelForCausalLM, pipeline
 
     from ytrainer_core.training.model import CARD_NAME, PROBE_NAME, load_tokenizer, read_card
+    from ytrainer_core.training.parents import ORIGIN_NAME
 
     card = read_card(trained)
     trust = model.trust_remote_code
@@ -92,7 +100,8 @@ def lay_out(trained: Path, logged: Any, staged: Path, model: ModelConfig) -> Pat
 
             shell = PeftModelForCausalLM(shell, PeftConfig.from_pretrained(trained))
     pattern = "adapter_*" if is_adapter else "[!.]*"
-    stored = [file for file in trained.glob(pattern) if file.name not in (CARD_NAME, PROBE_NAME)]
+    apart = (CARD_NAME, PROBE_NAME, ORIGIN_NAME)
+    stored = [file for file in trained.glob(pattern) if file.name not in apart]
 
     def save_pretrained(save_directory: str | Path, **_: object) -> None:
         _link(stored, Path(save_directory))
@@ -120,6 +129,7 @@ def lay_out(trained: Path, logged: Any, staged: Path, model: ModelConfig) -> Pat
     )
     (staged / "LICENSE.txt").unlink(missing_ok=True)  # MLflow's guess, with a link to nowhere
     _link([trained / CARD_NAME, trained / PROBE_NAME], staged)
+    write_json(staged / CONFIG_NAME, card.config)
     return staged
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from ytrainer_core.config import TrackingConfig
-from ytrainer_core.registry.client import registry_client, registry_errors
+from ytrainer_core.registry.client import all_pages, registry_client, registry_errors
 from ytrainer_core.registry.versions import (
     GATE_TAG,
     PROOF_TAG,
     ModelSummary,
     VersionSummary,
     metrics_of,
+    uri_of,
 )
 from ytrainer_core.verify import FORM_TAG
 
@@ -25,21 +26,26 @@ def list_models(tracking: TrackingConfig | None = None) -> list[ModelSummary]:
             ModelSummary(
                 str(model.name),
                 tuple(
-                    _summary(version, model.aliases)
-                    for version in _all_pages(
-                        client.search_model_versions, filter_string=f"name='{model.name}'"
-                    )
+                    summary_of(version, model.aliases)
+                    for version in versions_of(client, model.name)
                 ),
             )
-            for model in _all_pages(client.search_registered_models)
+            for model in all_pages(client.search_registered_models)
         ]
 
 
-def _summary(version: Any, aliases: Mapping[str, str]) -> VersionSummary:
+def versions_of(client: Any, name: str) -> list[Any]:
+    """The ModelVersions of a name, newest first."""
+    found = all_pages(client.search_model_versions, filter_string=f"name='{name}'")
+    return sorted(found, key=lambda version: -int(version.version))
+
+
+def summary_of(version: Any, aliases: Mapping[str, str]) -> VersionSummary:
+    """A version's row. aliases: all of its model, name -> number."""
     number = int(version.version)  # MLflow gives an int or a str, as the store has it
     return VersionSummary(
         version=number,
-        uri=f"models:/{version.name}/{number}",
+        uri=uri_of(version.name, number),
         aliases=tuple(sorted(alias for alias, held in aliases.items() if int(held) == number)),
         proof=version.tags.get(PROOF_TAG, ""),
         gate=version.tags.get(GATE_TAG, ""),
@@ -48,11 +54,3 @@ def _summary(version: Any, aliases: Mapping[str, str]) -> VersionSummary:
         created=version.creation_timestamp / 1000,
         metrics=metrics_of(version.tags),
     )
-
-
-def _all_pages(search: Callable[..., Any], **arguments: str) -> Iterator[Any]:
-    page = search(**arguments)
-    yield from page
-    while page.token:
-        page = search(**arguments, page_token=page.token)
-        yield from page

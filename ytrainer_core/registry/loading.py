@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
 from ytrainer_core.config import TrackingConfig
 from ytrainer_core.errors import RegistryError
-from ytrainer_core.files import atomic_folder, home
-from ytrainer_core.registry.client import downloaded
-from ytrainer_core.registry.layout import ADAPTER_FOLDER, TOKENIZER_FOLDER
+from ytrainer_core.registry.client import downloaded, find_version, registry_client
+from ytrainer_core.registry.folders import keep_copy, kept_copy
+from ytrainer_core.registry.versions import uri_of
 from ytrainer_core.verify import (
     BASE_SHA256_TAG,
     FILES_TAG,
@@ -64,24 +63,18 @@ def load_registered(
 
 
 def fetch_registered(uri: str, *, tracking: TrackingConfig | None = None) -> Path:
-    """A registered adapter as the folder that was trained, checked, below home()/cache/models.
+    """A registered version as the folder that was trained, checked, below home()/cache/models.
 
-    Raises RegistryError for a version whose files are not those that were registered, and for a
-    full model.
+    Its registry.json says which version it is, so that a training that goes on from it can name
+    its parent. Raises RegistryError for a version whose files are not those that were registered.
     """
-    with downloaded(uri, tracking) as (version, folder):
-        check_files(uri, version.tags, folder)
-        if not (folder / ADAPTER_FOLDER).is_dir():
-            raise RegistryError(
-                f"{uri}: is a full model and its own base, so there is no adapter to go on from. "
-                "Give its trained folder as model.name_or_path."
-            )
-        kept = home() / "cache" / "models" / f"{version.name}-{version.version}"
-        with atomic_folder(kept) as scratch:
-            for part in (folder, folder / ADAPTER_FOLDER, folder / TOKENIZER_FOLDER):
-                for file in filter(Path.is_file, part.iterdir()):
-                    shutil.copyfile(file, scratch / file.name)
+    version = find_version(registry_client(tracking), uri)
+    numbered = uri_of(version.name, version.version)
+    if kept := kept_copy(numbered, version.tags):
         return kept
+    with downloaded(numbered, tracking) as (version, folder):
+        check_files(uri, version.tags, folder)
+        return keep_copy(numbered, folder)
 
 
 def _load(folder: Path, base: Path | None, trust_remote_code: bool) -> tuple[Any, Any]:

@@ -3,98 +3,167 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ytrainer_core import __version__
 from ytrainer_core.config import RegisterConfig, TrackingConfig
 from ytrainer_core.errors import RegistryError
-from ytrainer_core.files import home, sha256_folder, sha256_json
+from ytrainer_core.files import home, sha256_folder
 from ytrainer_core.registry.client import registry_client, registry_errors
-from ytrainer_core.registry.layout import in_form, lay_out
+from ytrainer_core.registry.layout import form_of, in_form, lay_out
+from ytrainer_core.registry.lineage import lineage_tags, own_tags, stored_tags
+from ytrainer_core.registry.listing import versions_of
+from ytrainer_core.registry.outputs import how_to_repeat
+from ytrainer_core.registry.publish import publish
 from ytrainer_core.registry.versions import (
     CHALLENGER,
+    EVALUATION_TAG,
+    GATE_TAG,
+    JUDGED_TAG,
     MAX_DELTA_TAG,
+    METRIC_PREFIX,
     PROOF_TAG,
+    REASONS_TAG,
+    TRAINED_SHA256_TAG,
     Version,
     metrics_of,
+    uri_of,
 )
 from ytrainer_core.tracking import (
     INJECTED_RUN_VARIABLE,
     PARENT_RUN_VARIABLE,
     Run,
     experiment_id,
-    git_sha,
     registry_uri,
     tracking_uri,
 )
-from ytrainer_core.verify import (
-    BASE_REVISION_TAG,
-    BASE_SHA256_TAG,
-    BASE_TAG,
-    FILES_TAG,
-    FORM_TAG,
-    TRUST_FLAG,
-    Verification,
-)
+from ytrainer_core.training.parents import trained_digest
+from ytrainer_core.verify import FORM_TAG, TRUST_FLAG, Verification
 
 if TYPE_CHECKING:
     from ytrainer_core.training.model import ModelCard
+
+_logger = logging.getLogger(__name__)
+_VERDICT_TAGS = (GATE_TAG, EVALUATION_TAG, JUDGED_TAG)
 
 
 def register_model(
     folder: Path, config: RegisterConfig, *, run: Run, tags: Mapping[str, str]
 ) -> Version:
-    """Register a trained model folder, prove it, and make it @challenger.
+    """Register a trained model folder, prove it, make it @challenger, and publish it if asked to.
 
     tags: what the caller knows of the version, e.g. {"ytrainer.gate": "passed",
     "ytrainer.metric.eval_loss": "1.9"}.
+    The same model with the same verdict and tags is registered once: done again, its version is
+    proved again and returned.
     Raises RegistryError where the registry refuses or the proof fails; a version
     that was made by then stays, tagged ytrainer.proof=failed, without an alias.
     """
     from ytrainer_core.training.model import read_card
 
     card = read_card(folder)
+    form = form_of(folder, card, config)
+    given = {**own_tags(config.registry), **tags, FORM_TAG: form}
+    trained = trained_digest(folder)
     client = registry_client(config.tracking)
-    name = config.registry.name
+    again = how_to_repeat(folder)
+    with registry_errors(f"'{config.registry.name}' could not be read", again):
+        wanted = {**given, TRAINED_SHA256_TAG: trained}
+        earlier = _registered_before(client, config.registry.name, wanted)
+    version = _proved_again(client, earlier, config) if earlier else None
+    if version is None:
+        with registry_errors(f"'{config.registry.name}' could not be registered", again):
+            lineage = lineage_tags(client, card, trained, run, config.tracking)
+            made = _store(client, folder, card, config, run, {**given, **lineage})
+        version = _proved(client, made, config)
+    with registry_errors(f"{version.uri} was proved, but could not be made @{CHALLENGER}", again):
+        client.set_registered_model_alias(version.name, CHALLENGER, str(version.version))
+    if not config.registry.publish_to or given.get(GATE_TAG) == "rejected":
+        return version
+    place = publish(version.uri, config.registry.publish_to, tracking=config.tracking)
+    return replace(version, published=place)
+
+
+def _registered_before(client: Any, model: str, wanted: Mapping[str, str]) -> Any:
+    """The newest proved version with these tags; None without one.
+
+    Measured numbers may differ in the last digit, so they do not count, nor sentences with them.
+    """
+    asked: dict[str, str | None] = {
+        **dict.fromkeys(_VERDICT_TAGS),  # None: a version with a verdict is another one
+        **{name: value for name, value in wanted.items() if not _is_measured(name)},
+        PROOF_TAG: "passed",
+    }
+    for version in versions_of(client, model):
+        if all(version.tags.get(name) == value for name, value in asked.items()):
+            return version
+    return None
+
+
+def _is_measured(tag: str) -> bool:
+    return tag == REASONS_TAG or tag.startswith(METRIC_PREFIX)
+
+
+def _proved_again(client: Any, found: Any, config: RegisterConfig) -> Version | None:
+    """A version registered before, if what is stored of it is still the trained model."""
+    name, number = str(found.name), int(found.version)
+    try:
+        proof = _prove(uri_of(name, number), config)
+    except RegistryError as error:
+        _logger.warning("The model is registered already, but is stored anew: %s", error)
+        return None
+    return Version(name, number, proof.uri, proof.max_delta, is_new=False)
+
+
+def _store(
+    client: Any,
+    folder: Path,
+    card: ModelCard,
+    config: RegisterConfig,
+    run: Run,
+    tags: Mapping[str, str],
+) -> Version:
+    """Lay out, upload, and create the version. max_delta: what merging changed."""
     home().mkdir(parents=True, exist_ok=True)
-    with (
-        registry_errors(f"'{name}' could not be registered"),
-        tempfile.TemporaryDirectory(dir=home(), prefix=".register.") as scratch,
-    ):
-        trained, form, merge_delta = in_form(folder, card, config, Path(scratch))
-        logged = _new_logged_model(client, config, run, card, form)
-        try:
+    with tempfile.TemporaryDirectory(dir=home(), prefix=".register.") as scratch:
+        trained, merge_delta = in_form(folder, card, tags[FORM_TAG], Path(scratch))
+        logged = _new_logged_model(client, config, run, card, tags[FORM_TAG])
+        with _finalized(client, logged):
             staged = lay_out(trained, logged, Path(scratch) / "staged", config.model)
             files = sha256_folder(staged)
             client.log_model_artifacts(logged.model_id, str(staged))
-            client.finalize_logged_model(logged.model_id, "READY")
-        except BaseException:
-            client.finalize_logged_model(logged.model_id, "FAILED")
-            raise
-        facts = _facts(card, form, files, logged.model_id, run)
-        number = _new_version(client, name, logged, run, {**tags, **facts}, config.tracking)
-        _log_metrics(client, logged.model_id, run, tags)
-    uri = f"models:/{name}/{number}"
+    name = config.registry.name
+    stored = stored_tags(files, logged.model_id)
+    number = _new_version(client, name, logged, run, {**tags, **stored}, config.tracking)
+    _log_metrics(client, logged.model_id, run, tags)
+    return Version(name, number, uri_of(name, number), merge_delta)
+
+
+def _proved(client: Any, made: Version, config: RegisterConfig) -> Version:
+    """The version after its proof, which its tags tell of, one way or the other."""
+    number = str(made.version)
     try:
-        proof = _prove(uri, config)
+        proof = _prove(made.uri, config)
     except RegistryError as error:
-        client.set_model_version_tag(name, str(number), PROOF_TAG, "failed")
-        client.set_model_version_tag(name, str(number), f"{PROOF_TAG}_failure", str(error)[:5000])
+        client.set_model_version_tag(made.name, number, PROOF_TAG, "failed")
+        failure = str(error)[:5000]
+        client.set_model_version_tag(made.name, number, f"{PROOF_TAG}_failure", failure)
         raise
-    with registry_errors(f"{uri} was proved, but could not be made @{CHALLENGER}"):
-        max_delta = max(proof.max_delta, merge_delta)
-        client.set_model_version_tag(name, str(number), MAX_DELTA_TAG, repr(max_delta))
-        client.set_model_version_tag(name, str(number), PROOF_TAG, "passed")
-        client.set_registered_model_alias(name, CHALLENGER, str(number))
-    return Version(name, number, uri, max_delta)
+    max_delta = max(proof.max_delta, made.max_delta)
+    with registry_errors(f"{made.uri} was proved, but could not be tagged so"):
+        client.set_model_version_tag(made.name, number, MAX_DELTA_TAG, repr(max_delta))
+        client.set_model_version_tag(made.name, number, PROOF_TAG, "passed")
+    return replace(made, max_delta=max_delta)
 
 
 def _new_logged_model(
@@ -118,27 +187,15 @@ def _new_logged_model(
     return logged
 
 
-def _facts(
-    card: ModelCard, form: str, files: Mapping[str, str], model_id: str, run: Run
-) -> dict[str, str]:
-    """The tags by which a version can be traced, checked and rebuilt."""
-    facts = {
-        PROOF_TAG: "pending",
-        FORM_TAG: form,
-        BASE_TAG: card.base.name_or_path,
-        BASE_REVISION_TAG: card.base.revision,
-        BASE_SHA256_TAG: card.base.sha256,
-        FILES_TAG: json.dumps(files),
-        "ytrainer.files_sha256": sha256_json(files),
-        "ytrainer.data_sha256": card.data_sha256,
-        "ytrainer.config_sha256": sha256_json(card.config),
-        "ytrainer.version": __version__,
-        "ytrainer.git_sha": git_sha(),
-        "ytrainer.model_id": model_id,
-        "ytrainer.run_id": run.run_id,
-        "ytrainer.training_run_id": card.run_id,
-    }
-    return {name: value for name, value in facts.items() if value}
+@contextmanager
+def _finalized(client: Any, logged: Any) -> Iterator[None]:
+    """End a LoggedModel as READY, or FAILED after an error."""
+    try:
+        yield
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, "FAILED")
+        raise
+    client.finalize_logged_model(logged.model_id, "READY")
 
 
 def _new_version(

@@ -26,7 +26,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ytrainer_core.config import STAGE_CONFIGS, StageConfig, dump_json, narrow
 from ytrainer_core.config.headline import join_headline
-from ytrainer_core.errors import ConfigError, DiskFull, StageFailed, YTrainerError
+from ytrainer_core.errors import (
+    ConfigError,
+    DiskFull,
+    RegistryError,
+    StageFailed,
+    YTrainerError,
+)
 from ytrainer_core.files import home, sha256_json, write_json, write_text
 from ytrainer_core.processes import end_with
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
@@ -61,7 +67,7 @@ _MODULES = {
 C = TypeVar("C", bound=StageConfig)
 
 
-_MODEL_NAMES = (("model", "init_from"), ("score", "compare_with"))
+_MODEL_NAMES = (("model", "name_or_path"), ("model", "init_from"), ("score", "compare_with"))
 """(section, field) of every knob that may name a registered model."""
 
 
@@ -108,7 +114,10 @@ def run_stage(
     identity = {} if os.environ.get(PARENT_RUN_VARIABLE) else given
     key = sha256_json([name, config.model_dump(mode="json", exclude={"output_dir"}), identity])[:16]
     started = time.monotonic()
-    with open_run(name, config, key=key, resume_run_id=resume_run_id) as run:
+    with (
+        _register_later(given if name == "register" else {}),
+        open_run(name, config, key=key, resume_run_id=resume_run_id) as run,
+    ):
         with name_full_disk(*(path.parent for path in outputs.values())):
             result = stage.function(config, StageContext(given, outputs, run))
         seconds = time.monotonic() - started
@@ -118,6 +127,19 @@ def run_stage(
             if kind == "html":
                 _record_page(run, outputs[kind_name], f"{name}.html")
     return StageResult(metrics, result.values, result.summary)
+
+
+@contextmanager
+def _register_later(inputs: Mapping[str, str]) -> Iterator[None]:
+    """Where MLflow cannot be reached to register `model` of the inputs, say how it can be later."""
+    try:
+        yield
+    except YTrainerError as error:
+        if type(error) is not YTrainerError or "model" not in inputs:  # what tracking raises
+            raise
+        from ytrainer_core.registry import how_to_repeat
+
+        raise RegistryError(*error.faults, how_to_repeat(Path(inputs["model"]))) from error
 
 
 def resolved(config: C) -> C:

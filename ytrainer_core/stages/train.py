@@ -27,6 +27,7 @@ from ytrainer_core.training.checkpoints import Work
 from ytrainer_core.training.job import TrainResult
 from ytrainer_core.training.launch import launch
 from ytrainer_core.training.model import BaseReference, base_digest
+from ytrainer_core.training.parents import parent_of
 from ytrainer_core.training.work import TrainingTask, perform, read_order
 
 
@@ -93,6 +94,7 @@ def train_and_deliver(
                 base_reference=dataclasses.asdict(base),
                 root=str(root),
                 run_id=context.run.run_id,
+                parent=dataclasses.asdict(parent_of(config.model)),
             )
             alone = config.launch.processes == 1 and config.launch.engine == "ddp"
             result = (

@@ -45,7 +45,11 @@ class BaseReference:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """Where a trained model came from; stored as ytrainer.json beside it."""
+    """Where a trained model came from; stored as ytrainer.json beside it.
+
+    parent: models:/NAME/VERSION whose weights training went on from; parent_sha256: identity of
+    that folder, registered or not. Empty where training began at the base.
+    """
 
     kind: str
     base: BaseReference
@@ -54,6 +58,8 @@ class ModelCard:
     run_id: str = ""
     ytrainer_version: str = ""
     config: dict[str, Any] = field(default_factory=dict)
+    parent: str = ""
+    parent_sha256: str = ""
 
 
 def base_digest(folder: Path) -> str:

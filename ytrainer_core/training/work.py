@@ -7,7 +7,7 @@ it needs is a plain record, so that it can be handed over.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +62,8 @@ class TrainingTask:
     stage, config: which and how, the config resolved. corpus: the prepared corpus' folder.
     order_file: the curriculum, empty without. base: the base model's folder; base_reference:
     how its card names it (empty for a model from scratch). root: the work's own folder, where
-    checkpoints lie and the model will. run_id: the tracking run, for the card.
+    checkpoints lie and the model will. run_id: the tracking run, for the card. parent: uri and
+    sha256 of the trained model that this one goes on from, empty without.
     """
 
     stage: str
@@ -74,6 +75,7 @@ class TrainingTask:
     base_reference: dict[str, str]
     root: str
     run_id: str
+    parent: dict[str, str] = field(default_factory=dict)
 
 
 def training_config(task: TrainingTask) -> SftConfig | PretrainConfig:
@@ -113,6 +115,8 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
             run_id=task.run_id,
             ytrainer_version=__version__,
             config=task.config,
+            parent=task.parent.get("uri", ""),
+            parent_sha256=task.parent.get("sha256", ""),
         )
         first = [list(rows[i]["input_ids"]) for i in range(min(PROBE_ROWS, len(rows)))]
         probe = probe_batch(first, len(tokenizer))

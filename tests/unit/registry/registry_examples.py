@@ -14,6 +14,10 @@ from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 from ytrainer_core import __version__
 from ytrainer_core.training.model import BaseReference, ModelCard, base_digest, save_trained
 
+PROOF = "ytrainer_core.registry.register._prove"
+"""What a test replaces where a fresh process would prove nothing more."""
+GATE_PASSED = {"ytrainer.gate": "passed", "ytrainer.metric.eval_loss": "1.5"}
+
 VOCAB = 300
 CHAT_TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>{% endfor %}"
@@ -64,6 +68,23 @@ def save_adapter(folder: Path, base: Path) -> Path:
         if "lora_" in name:
             torch.nn.init.normal_(weight, std=0.2)
     save_trained(model.eval(), byte_tokenizer(), folder, card(base, "adapter"), probe_ids())
+    return folder
+
+
+def save_large(folder: Path, base: Path) -> Path:
+    """A full model of about 100 MB with random weights; its card names the base all the same."""
+    config = Qwen3Config(
+        vocab_size=VOCAB,
+        hidden_size=512,
+        intermediate_size=2048,
+        num_hidden_layers=6,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=64,
+        max_position_embeddings=128,
+    )
+    model = Qwen3ForCausalLM(config)
+    save_trained(model.eval(), byte_tokenizer(), folder, card(base, "full"), probe_ids())
     return folder
 
 

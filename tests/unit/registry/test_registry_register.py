@@ -2,65 +2,38 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 import torch
-from registry_helpers import save_adapter, save_base, save_full
+from registry_examples import GATE_PASSED, save_base, save_large
 from safetensors.torch import load_file, save_file
 
 from ytrainer_core import registry, tracking
 from ytrainer_core.config import RegisterConfig, RegistryConfig, TrackingConfig
 from ytrainer_core.errors import ConfigError, RegistryError
-from ytrainer_core.files import home
+from ytrainer_core.files import home, sha256_json
 from ytrainer_core.registry import (
     fetch_registered,
     list_models,
     load_registered,
     promote,
     register_model,
-    rollback,
     verify,
 )
-from ytrainer_core.tracking import NullRun, open_run
-from ytrainer_core.training.model import load_trained
+from ytrainer_core.tracking import NullRun, open_pipeline_run, open_run
+from ytrainer_core.training.model import load_trained, read_card
+from ytrainer_core.training.parents import trained_digest
 
-PROOF = "ytrainer_core.registry.register._prove"
-GATE_PASSED = {"ytrainer.gate": "passed", "ytrainer.metric.eval_loss": "1.5"}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A home for the whole module, and no variables from outside."""
-    folder = tmp_path_factory.mktemp("registry")
-    with pytest.MonkeyPatch.context() as patch:
-        for name in os.environ:
-            if name.startswith(("MLFLOW_", "YTRAINER_")):
-                patch.delenv(name)
-        patch.setenv("YTRAINER_HOME", str(folder / "home"))
-        patch.setenv("YTRAINER_GIT_SHA", "c0ffee")
-        yield folder
-        mlflow.set_tracking_uri(None)
-
-
-@pytest.fixture(scope="module")
-def base(place: Path) -> Path:
-    return save_base(place / "base")
-
-
-@pytest.fixture(scope="module")
-def adapter(place: Path, base: Path) -> Path:
-    return save_adapter(place / "adapter", base)
+Register = Callable[..., registry.Version]
 
 
 @pytest.fixture(scope="module")
@@ -71,33 +44,17 @@ def proved_in_a_fresh_process(adapter: Path) -> registry.Version:
         return register_model(adapter, config, run=run, tags=GATE_PASSED)
 
 
-@pytest.fixture
-def in_process_proof(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same proof without the seconds that a fresh interpreter takes to import torch."""
-    monkeypatch.setattr(PROOF, lambda uri, config: verify(uri, tracking=config.tracking))
-
-
-def register(folder: Path, name: str, *, form: str = "auto", **tags: str) -> registry.Version:
-    config = RegisterConfig(registry=RegistryConfig(name=name, form=form))
-    with open_run("register", config) as run:
-        return register_model(folder, config, run=run, tags=tags or GATE_PASSED)
-
-
-def client() -> Any:
-    return tracking.connect(TrackingConfig())
-
-
-def stored_folder(version: registry.Version) -> Path:
-    return Path(client().get_model_version_download_uri(version.name, str(version.version)))
+def stored_folder(client: Any, version: registry.Version) -> Path:
+    return Path(client.get_model_version_download_uri(version.name, str(version.version)))
 
 
 def test_an_adapter_reloads_as_it_was_trained_and_is_the_challenger(
-    proved_in_a_fresh_process: registry.Version, adapter: Path, base: Path
+    proved_in_a_fresh_process: registry.Version, client: Any, base: Path
 ) -> None:
     version = proved_in_a_fresh_process
     assert (version.version, version.uri) == (1, "models:/tiny/1")
     assert 0 <= version.max_delta <= 1e-5
-    found = client().get_model_version_by_alias("tiny", "challenger")
+    found = client.get_model_version_by_alias("tiny", "challenger")
     tags = found.tags
     assert int(found.version) == 1
     assert tags["ytrainer.proof"] == "passed"
@@ -106,15 +63,15 @@ def test_an_adapter_reloads_as_it_was_trained_and_is_the_challenger(
     assert tags["ytrainer.data_sha256"] == "d" * 64
     assert tags["ytrainer.git_sha"] == "c0ffee"
     assert tags["ytrainer.gate"] == "passed"
-    logged = client().get_logged_model(tags["ytrainer.model_id"])
+    logged = client.get_logged_model(tags["ytrainer.model_id"])
     assert logged.source_run_id == found.run_id == tags["ytrainer.run_id"]
     assert [(m.key, m.value) for m in logged.metrics] == [("eval_loss", 1.5)]
 
 
 def test_only_the_adapter_is_stored_byte_for_byte(
-    proved_in_a_fresh_process: registry.Version, adapter: Path
+    proved_in_a_fresh_process: registry.Version, adapter: Path, client: Any
 ) -> None:
-    stored = stored_folder(proved_in_a_fresh_process)
+    stored = stored_folder(client, proved_in_a_fresh_process)
     weights = sorted(file.name for file in stored.rglob("*.safetensors"))
     assert weights == ["adapter_model.safetensors", "probe.safetensors"]
     for name in ("peft/adapter_model.safetensors", "ytrainer.json", "probe.safetensors"):
@@ -135,14 +92,30 @@ def test_a_registered_adapter_is_fetched_as_the_folder_that_was_trained(
 
 
 @pytest.mark.usefixtures("in_process_proof")
-def test_a_registered_full_or_merged_model_is_no_adapter_to_go_on_from(
-    adapter: Path, base: Path, place: Path
+def test_full_and_merged_models_are_fetched_as_full_models(
+    adapter: Path, full: Path, register: Register
 ) -> None:
-    full = register(save_full(place / "whole", base), "whole")
-    merged = register(adapter, "whole", form="full")
-    for version in (full, merged):
-        with pytest.raises(RegistryError, match=r"model\.name_or_path"):
-            fetch_registered(version.uri)
+    registered = register(full, "whole")
+    fetched = fetch_registered(registered.uri)
+    assert (fetched / "model.safetensors").read_bytes() == (full / "model.safetensors").read_bytes()
+    merged = fetch_registered(register(adapter, "whole", form="full").uri)
+    for folder in (fetched, merged):
+        model, tokenizer, card = load_trained(folder)
+        assert card.kind == "full" and tokenizer("a")["input_ids"]
+        assert type(model).__name__ == "Qwen3ForCausalLM"
+
+
+def test_a_fetched_copy_is_used_again_while_it_is_whole(
+    proved_in_a_fresh_process: registry.Version,
+) -> None:
+    fetched = fetch_registered(proved_in_a_fresh_process.uri)
+    before = (fetched / "ytrainer.json").stat().st_ino
+    assert (fetch_registered("models:/tiny@challenger") / "ytrainer.json").stat().st_ino == before
+    (fetched / "adapter_model.safetensors").write_bytes(b"cut")
+    again = fetch_registered(proved_in_a_fresh_process.uri)
+    assert (again / "ytrainer.json").stat().st_ino != before
+    assert json.loads((again / "registry.json").read_text()) == {"uri": "models:/tiny/1"}
+    assert load_file(again / "adapter_model.safetensors")
 
 
 def test_pyfunc_answers_as_the_model_does_with_its_chat_template(
@@ -160,9 +133,10 @@ def test_pyfunc_answers_as_the_model_does_with_its_chat_template(
 
 
 def test_one_flipped_byte_is_found_and_named(
-    proved_in_a_fresh_process: registry.Version,
+    proved_in_a_fresh_process: registry.Version, client: Any
 ) -> None:
-    file = stored_folder(proved_in_a_fresh_process) / "peft" / "adapter_model.safetensors"
+    shutil.rmtree(home() / "cache" / "models", ignore_errors=True)  # a whole copy would do
+    file = stored_folder(client, proved_in_a_fresh_process) / "peft" / "adapter_model.safetensors"
     whole = file.read_bytes()
     file.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
     try:
@@ -179,9 +153,9 @@ def test_one_flipped_byte_is_found_and_named(
 
 
 def test_a_missing_and_a_foreign_file_are_named_together(
-    proved_in_a_fresh_process: registry.Version,
+    proved_in_a_fresh_process: registry.Version, client: Any
 ) -> None:
-    stored = stored_folder(proved_in_a_fresh_process)
+    stored = stored_folder(client, proved_in_a_fresh_process)
     moved = (stored / "ytrainer.json").rename(stored / "other.json")
     try:
         with pytest.raises(RegistryError) as caught:
@@ -214,7 +188,7 @@ def test_another_base_is_refused_and_a_moved_one_is_taken_from_the_environment(
 
 @pytest.mark.usefixtures("in_process_proof")
 def test_weights_changed_after_training_are_not_registered_as_the_model(
-    adapter: Path, place: Path
+    adapter: Path, place: Path, client: Any, register: Register
 ) -> None:
     broken = shutil.copytree(adapter, place / "broken")
     weights = load_file(broken / "adapter_model.safetensors")
@@ -223,9 +197,9 @@ def test_weights_changed_after_training_are_not_registered_as_the_model(
     save_file(weights, broken / "adapter_model.safetensors", metadata={"format": "pt"})
     with pytest.raises(RegistryError, match="logits differ"):
         register(broken, "broken")
-    model = client().get_registered_model("broken")
+    model = client.get_registered_model("broken")
     assert model.aliases == {}
-    version = client().get_model_version("broken", "1")
+    version = client.get_model_version("broken", "1")
     assert version.tags["ytrainer.proof"] == "failed"
     assert "logits differ" in version.tags["ytrainer.proof_failure"]
     with pytest.raises(RegistryError, match="proof is 'failed'"):
@@ -234,10 +208,9 @@ def test_weights_changed_after_training_are_not_registered_as_the_model(
 
 @pytest.mark.usefixtures("in_process_proof")
 def test_a_full_model_and_a_merged_adapter_reload_as_trained(
-    adapter: Path, base: Path, place: Path
+    adapter: Path, base: Path, full: Path, place: Path, register: Register
 ) -> None:
-    full = register(save_full(place / "full", base), "full")
-    assert full.max_delta <= 1e-5
+    assert register(full, "full").max_delta <= 1e-5
     merged = register(adapter, "merged", form="full")
     assert 0 < merged.max_delta <= 1e-4  # what merging changed
     assert verify(merged.uri).max_delta <= 1e-5  # what storing changed
@@ -248,50 +221,16 @@ def test_a_full_model_and_a_merged_adapter_reload_as_trained(
         shutil.move(place / "gone", base)
     assert type(model).__name__ == "Qwen3ForCausalLM"
     with pytest.raises(RegistryError, match=r"registry\.form=adapter"):
-        register(place / "full", "full", form="adapter")
+        register(full, "full", form="adapter")
 
 
 @pytest.mark.usefixtures("in_process_proof")
-def test_promotions_can_be_rolled_back_one_by_one(adapter: Path) -> None:
-    for _ in range(3):
-        register(adapter, "delivery")
-    with pytest.raises(RegistryError, match="no @champion"):
-        rollback("delivery")
-    assert promote("models:/delivery/1").previous == 0
-    assert promote("models:/delivery/3").previous == 1
-    again = promote("models:/delivery/3")  # it is the champion already
-    assert (again.version, again.previous) == (3, 1)
-    tags = client().get_model_version("delivery", "1").tags
-    assert tags["ytrainer.previous_champion_of"] == "3"
-    undone = rollback("delivery")
-    assert (undone.version, undone.previous) == (1, 3)
-    assert int(client().get_model_version_by_alias("delivery", "champion").version) == 1
-    with pytest.raises(RegistryError, match="first champion"):
-        rollback("delivery")
-    # To and fro: each rollback takes back one promotion, and it ends.
-    for number in (2, 1):
-        promote(f"models:/delivery/{number}")
-    assert [rollback("delivery").version, rollback("delivery").version] == [2, 1]
-    with pytest.raises(RegistryError, match="first champion"):
-        rollback("delivery")
-
-
-@pytest.mark.usefixtures("in_process_proof")
-def test_only_what_passed_the_gate_is_promoted_unless_forced(adapter: Path) -> None:
-    register(adapter, "gated", **{"ytrainer.gate": "rejected"})
-    with pytest.raises(RegistryError, match="gate verdict is 'rejected'"):
-        promote("models:/gated/1")
-    assert "champion" not in client().get_registered_model("gated").aliases
-    assert promote("models:/gated/1", force=True).version == 1
-
-
-@pytest.mark.usefixtures("in_process_proof")
-def test_a_caller_cannot_claim_the_proof_and_needs_no_run(adapter: Path) -> None:
+def test_a_caller_cannot_claim_the_proof_and_needs_no_run(adapter: Path, client: Any) -> None:
     config = RegisterConfig(registry=RegistryConfig(name="claimed"))
     claims = {"ytrainer.proof": "passed", "ytrainer.data_sha256": "mine", "note": "kept"}
     broken = {**claims, "ytrainer.metric.loss": "nan"}
     version = register_model(adapter, config, run=NullRun(), tags=broken)
-    tags = client().get_model_version("claimed", str(version.version)).tags
+    tags = client.get_model_version("claimed", str(version.version)).tags
     assert tags["ytrainer.data_sha256"] == "d" * 64
     assert tags["note"] == "kept"
     assert "ytrainer.run_id" not in tags
@@ -323,54 +262,117 @@ def test_an_unknown_version_is_a_registry_error(
         promote("models:/none@champion")
 
 
-@pytest.fixture(scope="module")
-def server(place: Path) -> Iterator[str]:
-    """A real `mlflow server` that proxies artifacts."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    store, files = place / "server.db", place / "server-files"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{store}", "--artifacts-destination", str(files)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    uri = f"http://127.0.0.1:{port}"
-    deadline = time.monotonic() + 120
-    while True:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-            break
-        except OSError:
-            assert process.poll() is None and time.monotonic() < deadline, "no mlflow server"
-            time.sleep(0.2)
-    yield uri
-    os.killpg(process.pid, 15)
-    process.wait(30)
-
-
-def test_a_server_over_http_keeps_runs_and_versions_as_the_file_does(
-    server: str, adapter: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(PROOF, lambda uri, config: verify(uri, tracking=config.tracking))
-    where = TrackingConfig(uri=server, experiment="remote")
-    config = RegisterConfig(tracking=where, registry=RegistryConfig(name="remote"))
-    with open_run("register", config) as run:
-        run.log({"loss": float("nan")}, step=3)
-        version = register_model(adapter, config, run=run, tags=GATE_PASSED)
-    assert version.max_delta <= 1e-5
-    assert promote(version.uri, tracking=where).version == 1
-    assert list_models(where)[0].versions[0].aliases == ("challenger", "champion")
-    with pytest.raises(RegistryError, match="first champion"):
-        rollback("remote", tracking=where)
-    history = tracking.connect(where).get_metric_history(run.run_id, "loss")
-    assert history[0].step == 3 and history[0].value != history[0].value
-    assert "View run" not in "".join(capfd.readouterr())
-    assert register_model(adapter, config, run=NullRun(), tags={}).version == 2
-
-
-def test_a_folder_that_is_no_trained_model_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_no_trained_model_is_refused(tmp_path: Path, register: Register) -> None:
     with pytest.raises(Exception, match=r"ytrainer\.json") as caught:
         register(tmp_path, "nothing")
     assert not isinstance(caught.value, ConfigError)
     assert not [model for model in list_models() if model.name == "nothing"]
+
+
+@pytest.mark.slow
+def test_a_full_model_is_registered_without_being_read_into_memory(
+    full: Path, base: Path, tmp_path: Path
+) -> None:
+    large = save_large(tmp_path / "large", base)
+    size = (large / "model.safetensors").stat().st_size / 2**20
+    worker = Path(__file__).with_name("memory_worker.py")
+    command = [sys.executable, str(worker), str(full), str(large)]
+    done = subprocess.run(
+        command,
+        env={**os.environ, "YTRAINER_HOME": str(tmp_path / "home")},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert size > 90
+    assert float(done.stdout.splitlines()[-1]) < size / 3
+
+
+# --- what a version carries ----------------------------------------------------------------------
+
+
+@pytest.mark.usefixtures("in_process_proof")
+def test_a_version_says_what_it_came_from(
+    adapter: Path, register: Register, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("YTRAINER_IMAGE_DIGEST", "sha256:cafe")
+    config = RegisterConfig(registry=RegistryConfig(name="traced"))
+    with open_pipeline_run("finetune", config) as pipeline:
+        told, own = {"ytrainer.judged_against": "none"}, "team=support, ytrainer.trigger.data=abc"
+        version = register(adapter, "traced", told, tags=own)
+    tags = client.get_model_version("traced", str(version.version)).tags
+    assert tags["ytrainer.image_digest"] == "sha256:cafe"
+    assert tags["ytrainer.pipeline_run_id"] == pipeline.run_id != ""
+    assert tags["ytrainer.judged_against"] == "none"
+    assert (tags["team"], tags["ytrainer.trigger.data"]) == ("support", "abc")
+    assert tags["ytrainer.model_sha256"] == trained_digest(adapter)
+    assert "ytrainer.parent" not in tags and "ytrainer.training_run_url" not in tags
+    stored = json.loads((stored_folder(client, version) / "training_config.json").read_text())
+    assert stored == read_card(adapter).config
+    assert tags["ytrainer.config_sha256"] == sha256_json(stored)
+
+
+@pytest.mark.usefixtures("in_process_proof")
+def test_the_pipeline_run_is_kubeflows_where_the_parent_run_tells_it(
+    adapter: Path, register: Register, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_pipeline_run("finetune", RegisterConfig()) as pipeline:
+        client.set_tag(pipeline.run_id, "kfp.pipeline_run_id", "kfp-7")
+        injected = register(adapter, "on-cluster")
+    monkeypatch.setenv("KFP_RUN_ID", "kfp-8")
+    named = register(adapter, "on-cluster", told={**GATE_PASSED, "n": "2"})
+    of = [client.get_model_version("on-cluster", str(v.version)).tags for v in (injected, named)]
+    assert [tags["ytrainer.pipeline_run_id"] for tags in of] == ["kfp-7", "kfp-8"]
+
+
+def test_a_config_cannot_set_ytrainers_own_tags(adapter: Path, register: Register) -> None:
+    with pytest.raises(ConfigError, match=r"registry\.tags: 'ytrainer\.gate' is set by ytrainer"):
+        register(adapter, "forged", tags="ytrainer.gate=passed")
+    assert not [model for model in list_models() if model.name == "forged"]
+
+
+@pytest.mark.usefixtures("in_process_proof")
+def test_the_same_model_with_the_same_verdict_is_registered_once(
+    adapter: Path, register: Register, client: Any
+) -> None:
+    judged = {"ytrainer.gate": "passed", "ytrainer.judged_against": "none"}
+    first = register(adapter, "once", told={**judged, "ytrainer.metric.loss": "1.50"})
+    second = register(adapter, "once", told={**judged, "ytrainer.metric.loss": "1.51"})
+    assert (first.is_new, second.is_new) == (True, False)
+    assert second.uri == first.uri and second.max_delta <= 1e-5
+    assert register(adapter, "once", told={"ytrainer.gate": "rejected"}).version == 2
+    against = {**judged, "ytrainer.judged_against": "models:/once/1"}
+    assert register(adapter, "once", told=against).version == 3
+    assert register(adapter, "once", told=judged, form="full").version == 4
+    assert register(adapter, "once", told={"note": "no verdict"}).version == 5
+    assert register(adapter, "once", told=judged).version == 1
+    assert int(client.get_model_version_by_alias("once", "challenger").version) == 1
+
+
+@pytest.mark.usefixtures("in_process_proof")
+def test_a_version_whose_files_were_damaged_is_registered_anew(
+    adapter: Path, register: Register, client: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    first = register(adapter, "damaged")
+    (stored_folder(client, first) / "ytrainer.json").unlink()
+    second = register(adapter, "damaged")
+    assert (second.version, second.is_new) == (2, True)
+    assert "ytrainer.json is missing" in caplog.text
+    assert verify("models:/damaged@challenger").uri == "models:/damaged@challenger"
+
+
+@pytest.mark.usefixtures("in_process_proof")
+def test_a_version_whose_proof_was_cut_off_is_no_registration(
+    adapter: Path, register: Register, client: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("ytrainer_core.registry.register._prove", killed)
+        with pytest.raises(KeyboardInterrupt):
+            register(adapter, "cut-off")
+    assert client.get_model_version("cut-off", "1").tags["ytrainer.proof"] == "pending"
+    assert register(adapter, "cut-off").version == 2
+    with pytest.raises(RegistryError, match="proof is 'pending'"):
+        promote("models:/cut-off/1")

@@ -1,0 +1,155 @@
+"""A home with tiny models and a local store, and a real MLflow server over a real S3 server."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import mlflow
+import pytest
+from moto.server import ThreadedMotoServer
+from registry_examples import GATE_PASSED, PROOF, save_adapter, save_base, save_full
+
+from ytrainer_core import registry, tracking
+from ytrainer_core.config import RegisterConfig, RegistryConfig, TrackingConfig
+from ytrainer_core.registry import register_model, verify
+from ytrainer_core.tracking import open_run
+
+BUCKET = "models"
+SERVER_SECONDS = 240
+
+
+@pytest.fixture(scope="module", autouse=True)
+def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home for the whole module, and no variables from outside."""
+    folder = tmp_path_factory.mktemp("registry")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith(("MLFLOW_", "YTRAINER_"))]:
+            patch.delenv(name)
+        patch.setenv("YTRAINER_HOME", str(folder / "home"))
+        patch.setenv("YTRAINER_GIT_SHA", "c0ffee")
+        yield folder
+        mlflow.set_tracking_uri(None)
+
+
+@pytest.fixture(scope="module")
+def base(place: Path) -> Path:
+    return save_base(place / "base")
+
+
+@pytest.fixture(scope="module")
+def adapter(place: Path, base: Path) -> Path:
+    return save_adapter(place / "adapter", base)
+
+
+@pytest.fixture(scope="module")
+def full(place: Path, base: Path) -> Path:
+    return save_full(place / "full", base)
+
+
+@pytest.fixture
+def in_process_proof(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same proof without the seconds that a fresh interpreter takes to import torch."""
+    monkeypatch.setattr(PROOF, lambda uri, config: verify(uri, tracking=config.tracking))
+
+
+@pytest.fixture(scope="module")
+def client() -> Any:
+    return tracking.connect(TrackingConfig())
+
+
+@pytest.fixture
+def register() -> Callable[..., registry.Version]:
+    """register(folder, name, told=GATE_PASSED, tracking=None, **RegistryConfig) -> Version."""
+
+    def do(
+        folder: Path,
+        name: str,
+        told: dict[str, str] | None = None,
+        tracking: TrackingConfig | None = None,
+        **registry_fields: Any,
+    ) -> registry.Version:
+        config = RegisterConfig(
+            tracking=tracking or TrackingConfig(),
+            registry=RegistryConfig(name=name, **registry_fields),
+        )
+        with open_run("register", config) as run:
+            return register_model(folder, config, run=run, tags=told or GATE_PASSED)
+
+    return do
+
+
+@pytest.fixture
+def several(
+    register: Callable[..., registry.Version], client: Any, in_process_proof: None
+) -> Callable[..., None]:
+    """several(folder, name, count): versions 1 to count, registered once and then listed again."""
+
+    def do(folder: Path, name: str, count: int) -> None:
+        first = client.get_model_version(name, str(register(folder, name).version))
+        for _ in range(count - 1):
+            client.create_model_version(name, first.source, tags=first.tags)
+
+    return do
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[Any]:
+    """A bucket on a real S3 server; the variables that lead there are set for the session."""
+    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    s3.start()
+    host, port = s3.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield boto3.resource("s3").create_bucket(Bucket=BUCKET)
+    s3.stop()
+
+
+@pytest.fixture(scope="session")
+def server(bucket: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URI of a real `mlflow server` on sqlite that proxies artifacts to the bucket."""
+    store = tmp_path_factory.mktemp("server") / "server.db"
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
+    command += ["--backend-store-uri", f"sqlite:///{store}"]
+    command += ["--artifacts-destination", f"s3://{BUCKET}/proxied"]
+    process = subprocess.Popen(
+        command,
+        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # nine idle processes
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    uri = f"http://127.0.0.1:{port}"
+    try:
+        wait_for(process, uri)
+        yield uri
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # its own group; asked to, it takes half a minute
+        process.wait()
+
+
+def wait_for(process: subprocess.Popen[bytes], uri: str) -> None:
+    """Return when the server answers."""
+    deadline = time.monotonic() + SERVER_SECONDS
+    while True:
+        assert process.poll() is None and time.monotonic() < deadline, "no mlflow server"
+        try:
+            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
+            return
+        except OSError:
+            time.sleep(0.2)
