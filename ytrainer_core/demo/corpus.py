@@ -226,10 +226,22 @@ def write_domain_corpus(folder: Path, seed: int = 0) -> DomainCorpus:
         validation_rows=len(validation),
         planted_rows=dict(PLANTED),
     )
-    write_text(corpus.train, _json_array(row.to_json() for row in train))
-    write_text(corpus.validation, _json_array(row.to_json() for row in validation))
+    write_rows(corpus.train, train)
+    write_rows(corpus.validation, validation)
     write_text(corpus.planted, _json_array(map(json.dumps, _planted_list(train))))
     return corpus
+
+
+def clean_train_rows(seed: int = 0) -> list[Row]:
+    """The rows of train.json without a fault, before they were shuffled."""
+    rng = random.Random(seed)
+    train_pairs, _ = _split_pairs(rng)
+    return _clean_rows(train_pairs, CLEAN_TRAIN_ROWS, TRAIN_NAME_ENDS, rng)
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """A JSON array with one row a line, whole or not at all."""
+    write_text(path, _json_array(row.to_json() for row in rows))
 
 
 def _split_pairs(rng: random.Random) -> tuple[list[Pair], list[Pair]]:
@@ -285,7 +297,7 @@ def _with_planted(
     alone: dict[str, Callable[[Row], Row]] = {
         "empty": lambda row: replace(row, output=rng.choice(("", " ", "\n")), planted="empty"),
         "wrong_answer": lambda row: replace(
-            row, output=_other_answer(row, rng), planted="wrong_answer"
+            row, output=other_answer(row, rng), planted="wrong_answer"
         ),
         "gibberish": lambda row: _gibberish(row, rng),
     }
@@ -309,7 +321,7 @@ def _answer_of_another_intent(row: Row, rng: random.Random) -> str:
     return house_answer(intent, row.device)
 
 
-def _other_answer(row: Row, rng: random.Random) -> str:
+def other_answer(row: Row, rng: random.Random) -> str:
     """An answer in the house's form that is right for another intent, another device, or both."""
     intents = [other for other in INTENTS if other != row.intent]
     devices = [other for other in DEVICES if other != row.device]

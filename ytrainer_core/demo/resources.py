@@ -16,7 +16,7 @@ from typing import TypeVar
 from ytrainer_core.config import PretrainConfig, RegisterConfig, StageConfig, TrackingConfig
 from ytrainer_core.config.base import Section
 from ytrainer_core.data.corpus import SPLITS
-from ytrainer_core.demo import conversations, corpus, general
+from ytrainer_core.demo import conversations, corpus, general, versions
 from ytrainer_core.demo.recipe import PRETRAIN
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import home, sha256_file, sha256_json, write_json
@@ -29,6 +29,9 @@ _FILES = {
     "demo:general": "general_validation.jsonl",
     "demo:pretrain": "general_train.jsonl",
     "demo:conversations": "conversations.jsonl",
+    "demo:v1": "v1.json",
+    "demo:v2": "v2.json",
+    "demo:v3": "v3.json",
 }
 _BASE = "demo:base"
 _STAMP = "made-from.json"
@@ -74,7 +77,8 @@ def make_corpora() -> Path:
     made_from = {
         "python": platform.python_version(),
         "generators": [
-            sha256_file(Path(module.__file__ or "")) for module in (corpus, general, conversations)
+            sha256_file(Path(module.__file__ or ""))
+            for module in (corpus, general, conversations, versions)
         ],
     }
     if _is_stamped(folder, made_from):
@@ -82,6 +86,7 @@ def make_corpora() -> Path:
     corpus.write_domain_corpus(folder)
     general.write_general_corpus(folder)
     conversations.write_conversations(folder)
+    versions.write_versions(folder)
     write_json(folder / _STAMP, made_from)
     return folder
 
