@@ -46,7 +46,7 @@ def with_image(text: str, image: str) -> str:
     if reference is None:
         raise ConfigError(
             f"--image: '{image}' is no reference of an image. Write REGISTRY/NAME@sha256:DIGEST, "
-            "as `make images` with PUSH=1 prints it, or REGISTRY/NAME:TAG."
+            "as `make images IMAGES=--push` prints it, or REGISTRY/NAME:TAG."
         )
     head = "".join(re.findall(r"\A(?:#.*\n|\n)*", text)[:1])
     pipeline, *platforms = yaml.safe_load_all(text)

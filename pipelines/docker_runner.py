@@ -33,7 +33,7 @@ def docker_runner(
     run_arguments: others of docker's create, such as network_mode, user, shm_size, device_requests.
     The daemon is the one that DOCKER_HOST names.
     """
-    from docker.types import Mount
+    from docker.types import Mount  # type: ignore[import-not-found]
     from kfp import local
     from kfp.local import docker_task_handler as handler
 
@@ -59,13 +59,13 @@ def run_container(
     The container does not outlive the call, however that ends. Raises StageFailed where the
     image is neither here nor to be had, or the container cannot start.
     """
-    import docker
+    from docker.errors import APIError  # type: ignore[import-not-found]
 
     try:
         container = client.containers.create(
             _present(client, image), command, volumes=volumes, detach=True, **run_arguments
         )
-    except docker.errors.APIError as error:
+    except APIError as error:
         raise StageFailed(_refused(image, error)) from error
     try:
         container.start()
@@ -76,7 +76,7 @@ def run_container(
             memory = container.attrs["State"].get("OOMKilled")
             print(f"the container was killed{': its memory was not enough' if memory else ''}.")
         return code
-    except docker.errors.APIError as error:
+    except APIError as error:
         raise StageFailed(_refused(image, error)) from error
     finally:
         container.remove(force=True)
@@ -84,15 +84,15 @@ def run_container(
 
 def _present(client: Any, image: str) -> str:
     """The image's reference, after it was pulled where this machine does not have it."""
-    import docker
+    from docker.errors import APIError, ImageNotFound
 
     try:
         client.images.get(image)
-    except docker.errors.ImageNotFound:
+    except ImageNotFound:
         print(f"pulling {image}")
         try:
             client.images.pull(image)
-        except docker.errors.APIError as error:
+        except APIError as error:
             raise StageFailed(
                 f"image {image} is neither on this machine nor can it be pulled "
                 f"({error.explanation}). Build it with `make images`, or name another."

@@ -31,12 +31,15 @@ def compile_pipeline(
     destination: Path | None = typer.Option(
         None, "--out", help="File to write; pipelines/compiled/NAME.yaml if not given."
     ),
+    image: str = typer.Option(
+        "", "--image", help="Image of all steps, best as REGISTRY/NAME@sha256:DIGEST."
+    ),
 ) -> None:
     """Write the YAML that a Kubeflow cluster runs."""
     from pipelines.compile import compile_to
 
     path = destination or Path("pipelines") / "compiled" / f"{_known(name)}.yaml"
-    compile_to(_known(name), path)
+    compile_to(_known(name), path, image)
     print(path)
 
 

@@ -171,7 +171,8 @@ class EvaluateConfig(Section):
 
     champion: str = "@champion"
     """Model that the new one must not fall behind: an alias of registry.name, models:/NAME/3, or a
-    folder. Empty, or an alias that nobody holds, compares with the base alone."""
+    folder. Empty, or an alias that nobody holds, compares with the base alone; where there is a
+    champion, promotion then needs --force."""
 
     lm_eval: Strings = ()
     """Tasks of lm-evaluation-harness (pip install 'ytrainer[lm-eval]'), by name."""
