@@ -305,7 +305,7 @@ def test_no_run_is_left_running(rejected: Any) -> None:
 
 def test_home_holds_what_the_design_names(rejected: Any) -> None:
     made = {path.name for path in rejected.home.iterdir() if not path.name.startswith(".")}
-    assert made <= {"mlflow.db", "mlartifacts", "pipelines", "checkpoints", "cache"}
+    assert made <= {"mlflow.db", "mlartifacts", "pipelines", "checkpoints", "cache", "tracking"}
 
 
 # --- last: what it does to the store -------------------------------------------------------------

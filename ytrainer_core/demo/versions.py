@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ytrainer_core.demo.corpus import Row, clean_train_rows, other_answer, write_rows
 
-FIRST_ROWS = 160
+FIRST_ROWS = 360
 """Rows of v1.json, the beginning of v2.json."""
 
 POISONED = 0.4
