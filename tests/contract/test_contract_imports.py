@@ -17,7 +17,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "config", "progress", "processes"),
     ("data", "objectives", "storage"),
     ("scoring", "curriculum", "training", "evaluation", "reports"),
-    ("tracking", "registry", "verify", "stages", "demo"),
+    ("tracking", "registry", "verify", "cluster", "stages", "demo"),
     ("cli",),
 )
 """Parts of ytrainer_core, lowest first. A part imports its own layer and those below."""

@@ -1,0 +1,1 @@
+"""One training on several machines: a TrainJob of Kubeflow Trainer, made, followed, cleaned up."""
