@@ -11,7 +11,7 @@ demo: $(VENV)/.demo
 	$(BIN)/ytrainer demo
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -31,6 +31,7 @@ bench: $(VENV)/.bench
 
 compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune
+	$(BIN)/ytrainer pipeline compile retrain
 	$(BIN)/python -m components.readme
 
 $(BIN)/python:
@@ -54,3 +55,11 @@ $(VENV)/.bench: pyproject.toml constraints.txt $(VENV)/.torch
 
 clean:
 	rm -rf $(VENV) ytrainer-runs
+
+# IMAGES="--target cpu --repository REGISTRY/ytrainer --push" says more; docs/images.md has all of it.
+.PHONY: images test-containers
+images:
+	$(PYTHON) docker/build.py $(IMAGES)
+
+test-containers: $(VENV)/.dev
+	TEST_CONTAINERS=1 $(BIN)/python -m pytest -q tests/containers

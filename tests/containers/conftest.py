@@ -1,0 +1,117 @@
+"""An engine, the cpu image built in it from the Dockerfile, and the servers that steps reach.
+
+`make test-containers` asks for them; other runs of pytest skip what needs them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import time
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any
+
+import pytest
+from engine import ROOT, Engine, NoEngine, open_engine
+from places import BUCKET, FIGURES, Image, Servers, mlflow_server, tell
+
+from components import IMAGE
+from ytrainer_core import __version__
+
+ASKED_FOR = "TEST_CONTAINERS"
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    for figure in FIGURES:
+        terminalreporter.write_line(figure)
+
+
+def load(name: str) -> ModuleType:
+    """A script of docker/, which is no package (its name is that of docker's client)."""
+    spec = importlib.util.spec_from_file_location(f"docker_{name}", ROOT / "docker" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope="session")
+def build_script() -> ModuleType:
+    return load("build")
+
+
+@pytest.fixture(scope="session")
+def requirements_script() -> ModuleType:
+    return load("requirements")
+
+
+@pytest.fixture(scope="session")
+def engine() -> Iterator[Engine]:
+    if os.environ.get(ASKED_FOR) != "1":
+        pytest.skip("builds an image and runs containers: make test-containers")
+    started = time.monotonic()
+    with pytest.MonkeyPatch.context() as patch:
+        try:
+            with open_engine() as opened:
+                for name, value in opened.variables.items():
+                    if name == "DOCKER_HOST":
+                        patch.setenv(name, value)
+                tell(f"engine: {opened.tool}, ready in {time.monotonic() - started:.0f} s")
+                yield opened
+        except NoEngine as reason:
+            pytest.skip(str(reason))
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine, build_script: Any) -> Image:
+    """The cpu image, built by the release's own command."""
+    names = [f"{engine.prefix}{IMAGE}"]
+    arguments = {"VERSION": __version__, "GIT_SHA": build_script.commit()}
+    if index := os.environ.get("TORCH_INDEX"):
+        arguments["TORCH_INDEX"] = index
+    command = build_script.build_command(
+        engine.tool, "cpu", names, arguments, engine.pip_conf, engine.build_words
+    )
+    started = time.monotonic()
+    said = engine.run(command, cwd=ROOT)
+    seconds = time.monotonic() - started
+    assert said.returncode == 0, f"{said.stdout[-2000:]}\n{said.stderr[-4000:]}"
+    tell(f"image: built in {seconds:.0f} s")
+    return Image(names[0], engine, seconds)
+
+
+@pytest.fixture(scope="session")
+def client(image: Image) -> Iterator[Any]:
+    """docker's client, on the engine that has the image."""
+    import docker
+
+    opened = docker.from_env()
+    yield opened
+    opened.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    folder = tmp_path_factory.mktemp("servers")
+    moto = ThreadedMotoServer(port=0, verbose=False)
+    moto.start()
+    host, port = moto.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}",
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        boto3.resource("s3").create_bucket(Bucket=BUCKET)
+        with mlflow_server(folder) as uri:
+            patch.setenv("MLFLOW_TRACKING_URI", uri)
+            variables["MLFLOW_TRACKING_URI"] = uri
+            yield Servers(uri, variables)
+    moto.stop()
