@@ -142,8 +142,10 @@ def base(size: Size, data: Path = measure.DATA) -> Path:
     if not folder.exists():
         with atomic_folder(folder) as scratch:
             started = time.monotonic()
-            train = _tune if isinstance(recipe, Tuned) else _train
-            model, tokenizer, about = train(recipe, data)  # type: ignore[operator]
+            if isinstance(recipe, Tuned):
+                model, tokenizer, about = _tune(recipe, data)
+            else:
+                model, tokenizer, about = _train(recipe, data)
             model.save_pretrained(scratch)
             tokenizer.save_pretrained(scratch)
             about |= {
@@ -158,11 +160,9 @@ def base(size: Size, data: Path = measure.DATA) -> Path:
 def _digests(recipe: Recipe | Tuned, data: Path) -> dict[str, str]:
     from ytrainer_core.files import sha256_file
 
-    return {
-        name: sha256_file(data / name)
-        for name in ("gsm8k_train.jsonl", *getattr(recipe, "sources", ()))
-        if (data / name).exists()
-    }
+    general = recipe.sources if isinstance(recipe, Recipe) else ()
+    files = [data / name for name in ("gsm8k_train.jsonl", *general)]
+    return {file.name: sha256_file(file) for file in files if file.exists()}
 
 
 def _train(recipe: Recipe, data: Path) -> tuple[Any, Any, Figures]:

@@ -21,9 +21,9 @@ from typing import Any
 import psutil
 import pytest
 import torch
+from tiny import sft_task
 
-from ytrainer_core.config import LoraConfig, SftConfig, narrow
-from ytrainer_core.data.prepare import prepare_corpus
+from ytrainer_core.config import LoraConfig
 from ytrainer_core.errors import Cancelled, ConfigError, YTrainerError
 from ytrainer_core.training.engine import train
 from ytrainer_core.training.job import TrainResult
@@ -31,7 +31,6 @@ from ytrainer_core.training.launch import launch
 from ytrainer_core.training.model import (
     PROBE_NAME,
     add_lora,
-    base_digest,
     load_trained,
     probe_logits,
 )
@@ -228,46 +227,10 @@ def test_sigterm_to_one_process_stops_all_and_continued_equals_uninterrupted(
 @pytest.fixture
 def task(base_folder: Path, tokenizer: Any, tmp_path: Path) -> Make:
     """task(**sections) -> TrainingTask of sft on 24 short conversations, two processes."""
-    conversations = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is {i} and {i}?"},
-                {"role": "assistant", "content": f"The answer is {2 * i}."},
-            ]
-        }
-        for i in range(24)
-    ]
-    (tmp_path / "train.json").write_text(json.dumps(conversations))
 
     def make(**sections: dict[str, Any]) -> TrainingTask:
-        tree: dict[str, Any] = {
-            "model": {"name_or_path": str(base_folder)},
-            "data": {"train": str(tmp_path / "train.json"), "max_length": 64},
-            "lora": {"rank": 0},
-            "launch": {"processes": 2},
-        }
-        for name, section in sections.items():
-            tree[name] = {**tree.get(name, {}), **section}
-        config = narrow(SftConfig, tree)
-        corpus = prepare_corpus(config.data, tmp_path / "corpus", tokenizer=tokenizer, seed=0)
-        root = tmp_path / "work"
-        root.mkdir()
-        base = {
-            "name_or_path": str(base_folder),
-            "revision": "",
-            "sha256": base_digest(base_folder),
-        }
-        return TrainingTask(
-            stage="sft",
-            config=config.model_dump(mode="json"),
-            corpus=str(corpus.folder),
-            data_sha256=corpus.manifest["sha256"],
-            order_file="",
-            base=str(base_folder),
-            base_reference=base,
-            root=str(root),
-            run_id="",
-        )
+        launch = {"processes": 2} | sections.pop("launch", {})
+        return sft_task(tmp_path, base_folder, tokenizer, launch=launch, **sections)
 
     return make
 

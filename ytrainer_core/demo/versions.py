@@ -16,7 +16,7 @@ POISONED = 0.4
 
 
 def write_versions(folder: Path, seed: int = 0) -> None:
-    """Write v1.json (a few rows), v2.json (all of them) and v3.json (new answers, many wrong).
+    """Write v1.json (a few rows), v2.json (all of them) and v3.json (v2 with many wrong answers).
 
     The rows are the clean ones of train.json. The same seed gives the same bytes.
     """

@@ -54,7 +54,7 @@ METHODS = {
     "ifd": "perplexity of the answer given its prompt, over that of the answer alone",
     "self_confidence_min": "loss of the least likely token, nats",
     "self_confidence_softmin": "soft maximum of the token losses, nats",
-    "combined": "how far the whole answer, its worst place and its end stand out in the corpus",
+    "combined": "how far the answer, its worst word, its worst phrase and its end stand out",
 }
 
 

@@ -79,7 +79,8 @@ class CorpusStatistics:
     """What the corpus is like; means and standard deviations (population), in nats.
 
     nll, entropy: over all targets. most_uncertain: ln of the vocabulary, the entropy of a model
-    that knows nothing. measures: (mean, deviation) over the rows of each measure they have.
+    that knows nothing. measures: name of what `combined` looks at -> (mean, deviation) over the
+    rows that have it.
     """
 
     nll_mean: float

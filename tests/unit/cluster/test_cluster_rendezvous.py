@@ -7,7 +7,6 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -15,61 +14,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny import sft_task
 
 from ytrainer_core.cluster.trainjob import Nodes, SharedVolume, trainjob_manifest
-from ytrainer_core.config import SftConfig, narrow
-from ytrainer_core.data.prepare import prepare_corpus
 from ytrainer_core.files import write_json
 from ytrainer_core.training.launch import RESULT_NAME, TASK_NAME, launch
-from ytrainer_core.training.model import base_digest
-from ytrainer_core.training.work import TrainingTask, training_config
+from ytrainer_core.training.work import training_config
 
 NODES = 2
 SECONDS = 600
-
-
-@pytest.fixture
-def task(base_folder: Path, tokenizer: Any, tmp_path: Path) -> Callable[[str], TrainingTask]:
-    """task(name) -> a short training; its checkpoints and its model lie in tmp_path/name."""
-    conversations = [
-        {
-            "messages": [
-                {"role": "user", "content": f"What is {i} and {i}?"},
-                {"role": "assistant", "content": f"The answer is {2 * i}."},
-            ]
-        }
-        for i in range(24)
-    ]
-    (tmp_path / "train.json").write_text(json.dumps(conversations))
-    tree = {
-        "model": {"name_or_path": str(base_folder)},
-        "data": {"train": str(tmp_path / "train.json"), "max_length": 64},
-        "lora": {"rank": 0},
-        "train": {"max_steps": 4, "save_steps": 2},
-        "launch": {"processes": NODES},
-    }
-    config = narrow(SftConfig, tree)
-    corpus = prepare_corpus(config.data, tmp_path / "corpus", tokenizer=tokenizer, seed=0)
-
-    def make(name: str) -> TrainingTask:
-        (tmp_path / name).mkdir()
-        return TrainingTask(
-            stage="sft",
-            config=config.model_dump(mode="json"),
-            corpus=str(corpus.folder),
-            data_sha256=corpus.manifest["sha256"],
-            order_file="",
-            base=str(base_folder),
-            base_reference={
-                "name_or_path": str(base_folder),
-                "revision": "",
-                "sha256": base_digest(base_folder),
-            },
-            root=str(tmp_path / name),
-            run_id="",
-        )
-
-    return make
 
 
 def as_node(index: int, port: int) -> dict[str, str]:
@@ -88,9 +41,19 @@ def as_node(index: int, port: int) -> dict[str, str]:
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_two_nodes_of_one_process_train_what_one_node_of_two_trains(
-    task: Callable[[str], TrainingTask], tmp_path: Path
+    base_folder: Path, tokenizer: Any, tmp_path: Path
 ) -> None:
-    spread, shared = task("spread"), tmp_path / "shared"
+    spread, together = (
+        sft_task(
+            tmp_path / name,
+            base_folder,
+            tokenizer,
+            train={"max_steps": 4, "save_steps": 2},
+            launch={"processes": NODES},
+        )
+        for name in ("spread", "together")
+    )
+    shared = tmp_path / "shared"
     write_json(shared / TASK_NAME, {"task": asdict(spread), "parent": os.getpid()})
     nodes = Nodes("image", NODES, 1, volumes=(SharedVolume("work", str(tmp_path)),))
     manifest = trainjob_manifest("train", str(shared), nodes)
@@ -110,7 +73,6 @@ def test_two_nodes_of_one_process_train_what_one_node_of_two_trains(
             process.kill()
             process.wait()
     result = json.loads((shared / RESULT_NAME).read_text())
-    together = task("together")
     expected = launch(together, training_config(together).launch, lambda metrics, step: None)
     assert (result["steps"], result["target_tokens"]) == (4, expected.target_tokens)
     weights, wanted = (

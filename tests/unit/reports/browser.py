@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+PHONE = (390, 800)
+"""Width and height of a phone's window in CSS pixels."""
+
 _READS, _WRITES = 3, 4  # the descriptors that --remote-debugging-pipe means
 
 

@@ -1,12 +1,13 @@
-"""Fixtures: a font cache outside the repository, and reports written and read back."""
+"""Fixtures: a font cache outside the repository, reports written and read back, a browser."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import browser
 import pytest
 from report_examples import FULL, Page
 
@@ -43,3 +44,14 @@ def page(tmp_path: Path, _full_pages: Callable[..., Page]) -> Callable[..., Page
         return Page(tmp_path / "report.html")
 
     return write_and_read
+
+
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
+    """A real browser with a phone's window; a test that asks for one is skipped without."""
+    program = browser.find()
+    if program is None:
+        pytest.skip("no Chromium on this machine")
+    opened = browser.Browser(program, tmp_path_factory.mktemp("profile"), *browser.PHONE)
+    yield opened
+    opened.close()

@@ -2,29 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
+from browser import PHONE
 
 from ytrainer_core import reports as r
 from ytrainer_core.evaluation.intervals import Difference, Estimate
 from ytrainer_core.reports.score import ComparedRow, ComparedToken, Comparison
 
-PROGRAM = browser.find()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
-
-PHONE = (390, 800)
 MODELS = ("base", "champion", "challenger")
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    assert PROGRAM
-    opened = browser.Browser(PROGRAM, tmp_path_factory.mktemp("profile"), *PHONE)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

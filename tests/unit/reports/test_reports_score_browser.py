@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import browser
 import pytest
+from browser import PHONE
 from report_examples import FULL
 
 from ytrainer_core.reports import score as s
-
-PROGRAM = browser.find()
-pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium on this machine")
-
-PHONE = (390, 800)
-
-
-@pytest.fixture(scope="module")
-def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[browser.Browser]:
-    assert PROGRAM
-    opened = browser.Browser(PROGRAM, tmp_path_factory.mktemp("profile"), *PHONE)
-    yield opened
-    opened.close()
 
 
 @pytest.fixture(scope="module")

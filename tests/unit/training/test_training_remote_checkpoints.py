@@ -27,7 +27,7 @@ from ytrainer_core.training.checkpoints import MANIFEST_NAME, newest_complete, s
 from ytrainer_core.training.remote_checkpoints import RemoteCheckpoints, Snapshot, Uploads
 
 KEY = "0123456789abcdef"
-ADDRESS = "s3://work/checkpoints"
+ADDRESS = "s3://runs/checkpoints"
 KILLS = 5
 SIGTERM_GRACE_SECONDS = 30
 
@@ -49,7 +49,7 @@ def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> It
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    made = boto3.resource("s3").create_bucket(Bucket="work")
+    made = boto3.resource("s3").create_bucket(Bucket="runs")
     yield made
     for begun in made.multipart_uploads.all():
         begun.abort()
