@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import torch
+from object_storage import s3_bucket
 from safetensors.torch import load_file
 
 from ytrainer_core.files import home
@@ -83,6 +84,35 @@ def test_sigterm_ends_with_5_and_the_same_command_goes_on_to_the_same_model(
     assert straight.code == 0 and "continued" not in straight.out
     found, expected = weights_in(tmp_path / "out"), weights_in(tmp_path / "straight")
     assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+
+def test_another_machine_goes_on_from_the_checkpoint_in_object_storage(
+    config: Path, cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with s3_bucket("runs"):
+        stored = "train.checkpoint_to=s3://runs/checkpoints"
+        process = start(config, stored)
+        wait_for_checkpoint(process)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        monkeypatch.setenv("YTRAINER_HOME", str(tmp_path / "other machine"))
+        continued = cli("sft", config, stored, f"output_dir={tmp_path / 'out'}")
+        assert continued.code == 0 and "400 (continued from" in continued.out
+        straight = cli("sft", config, f"output_dir={tmp_path / 'straight'}", "train.resume=never")
+        assert straight.code == 0 and "continued" not in straight.out
+        found, expected = weights_in(tmp_path / "out"), weights_in(tmp_path / "straight")
+        assert all(torch.equal(found[name], expected[name]) for name in expected)
+        monkeypatch.setenv("YTRAINER_HOME", str(tmp_path / "third"))
+        words = (stored, "train.max_steps=3", f"output_dir={tmp_path / 'third-out'}")
+        anew = cli("sft", config, *words)
+        assert anew.code == 0 and "continued" not in anew.out
+
+
+def test_an_address_that_is_none_or_has_nothing_to_store_is_refused(config: Path, cli: Cli) -> None:
+    path = cli("sft", config, "train.checkpoint_to=/some/folder")
+    assert path.code == 2 and "s3://BUCKET/PREFIX" in path.said
+    nothing = cli("sft", config, "train.checkpoint_to=s3://runs/x", "train.save_steps=0")
+    assert nothing.code == 2 and "save_steps" in nothing.said
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from engine import ROOT, Engine, NoEngine, open_engine
+from object_storage import VARIABLES, s3_bucket
 from places import BUCKET, FIGURES, Image, Servers, mlflow_server, tell
 
 from components import IMAGE
@@ -93,25 +94,12 @@ def client(image: Image) -> Iterator[Any]:
 
 @pytest.fixture(scope="session")
 def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
-    import boto3
-    from moto.server import ThreadedMotoServer
-
-    folder = tmp_path_factory.mktemp("servers")
-    moto = ThreadedMotoServer(port=0, verbose=False)
-    moto.start()
-    host, port = moto.get_host_and_port()
-    variables = {
-        "AWS_ENDPOINT_URL": f"http://{host.replace('0.0.0.0', '127.0.0.1')}:{port}",
-        "AWS_ACCESS_KEY_ID": "test",
-        "AWS_SECRET_ACCESS_KEY": "test",
-        "AWS_DEFAULT_REGION": "us-east-1",
-    }
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        boto3.resource("s3").create_bucket(Bucket=BUCKET)
-        with mlflow_server(folder) as uri:
-            patch.setenv("MLFLOW_TRACKING_URI", uri)
-            variables["MLFLOW_TRACKING_URI"] = uri
-            yield Servers(uri, variables)
-    moto.stop()
+    """Both servers on this machine; a container reaches them where it has the host's network."""
+    with (
+        s3_bucket(BUCKET),
+        mlflow_server(tmp_path_factory.mktemp("servers")) as uri,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        names = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", *VARIABLES)
+        yield Servers(uri, {name: os.environ[name] for name in names})

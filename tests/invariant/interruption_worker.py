@@ -38,12 +38,12 @@ def work(folder: Path, kind: str, steps: int) -> None:
     torch.set_num_threads(1)
     code = 1
     try:
-        model, tokenizer = _model(kind)
+        model, tokenizer = tiny_model(kind)
 
         def log(metrics: Mapping[str, float], step: int) -> None:
             (folder / "steps").write_text(str(step))
 
-        train(model, tokenizer, _rows(), _job(steps), checkpoints=folder / "work", log=log)
+        train(model, tokenizer, tiny_rows(), tiny_job(steps), checkpoints=folder / "work", log=log)
         weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
         save_file(weights, folder / "weights.safetensors")
         code = 0
@@ -56,7 +56,7 @@ def work(folder: Path, kind: str, steps: int) -> None:
         os._exit(code)
 
 
-def _model(kind: str) -> tuple[Any, Any]:
+def tiny_model(kind: str) -> tuple[Any, Any]:
     shape = ArchitectureConfig.model_validate(SHAPE | {"num_hidden_layers": 1})
     tokenizer = train_tokenizer(["What is the answer to the question?"] * 9, shape)
     model = new_model(shape, tokenizer, 0)
@@ -66,7 +66,7 @@ def _model(kind: str) -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _rows() -> list[dict[str, list[int]]]:
+def tiny_rows() -> list[dict[str, list[int]]]:
     generator = torch.Generator().manual_seed(0)
     rows = []
     for length in LENGTHS:
@@ -75,7 +75,7 @@ def _rows() -> list[dict[str, list[int]]]:
     return rows
 
 
-def _job(steps: int) -> TrainJob:
+def tiny_job(steps: int) -> TrainJob:
     return TrainJob(
         DataConfig(max_length=32),
         ObjectiveConfig(),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from moto.server import ThreadedMotoServer
+from object_storage import s3_bucket
 
 from pipelines.configs import RetrainConfig
 from pipelines.inputs import Inputs, inputs_of
@@ -31,20 +31,9 @@ def rows(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    """A bucket on a real S3 server."""
-    import boto3
-
-    server = ThreadedMotoServer(port=0)
-    server.start()
-    host, port = server.get_host_and_port()
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    yield boto3.resource("s3").create_bucket(Bucket="corpora")
-    server.stop()
+def bucket() -> Iterator[Any]:
+    with s3_bucket("corpora") as made:
+        yield made
 
 
 def inputs(source: object, /, remote: bool = False, **sections: dict[str, Any]) -> Inputs:

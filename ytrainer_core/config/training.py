@@ -201,6 +201,10 @@ class TrainConfig(Section):
     save_total_limit: Annotated[int, Field(ge=2)] = 2
     """Checkpoints kept; two at least, so that one stands while the next is written."""
 
+    checkpoint_to: str = ""
+    """Address s3://BUCKET/PREFIX at which checkpoints are stored as well while training goes on, so
+    that another machine can continue it; empty keeps them on the disk alone."""
+
     save_epochs: Ints = ()
     """Epochs after which a finished model is kept beside the last one, counted from 1."""
 
@@ -231,6 +235,8 @@ class TrainConfig(Section):
                 f"load_best_model needs save_steps to be a multiple of eval_steps "
                 f"({self.save_steps} is none of {self.eval_steps})"
             )
+        if self.checkpoint_to and not self.save_steps:
+            raise ValueError("checkpoint_to needs save_steps > 0: checkpoints are what it stores")
         if any(epoch < 1 for epoch in self.save_epochs):
             raise ValueError("save_epochs counts from 1")
         return self

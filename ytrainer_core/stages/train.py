@@ -28,6 +28,7 @@ from ytrainer_core.training.job import TrainResult
 from ytrainer_core.training.launch import launch
 from ytrainer_core.training.model import BaseReference, base_digest
 from ytrainer_core.training.parents import parent_of
+from ytrainer_core.training.remote_checkpoints import RemoteCheckpoints
 from ytrainer_core.training.work import TrainingTask, perform, read_order
 
 
@@ -78,10 +79,17 @@ def train_and_deliver(
     """
     checkpoints.forget_deleted()
     with checkpoints.exclusive(checkpoints.checkpoint_root(work.key)) as root:
+        remote = (
+            RemoteCheckpoints.of(config.train, work.key) if config.train.checkpoint_to else None
+        )
         if config.train.resume == "never":
             checkpoints.start_anew(root)
+            if remote:
+                remote.forget()
         done = checkpoints.finished(root)
         if done is None:
+            if remote:
+                remote.fetch(root)
             refuse_changed(config, work, root)
             checkpoints.describe(root, work)
             task = TrainingTask(

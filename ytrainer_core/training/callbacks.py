@@ -18,6 +18,7 @@ from ytrainer_core.files import home
 from ytrainer_core.progress import Progress
 from ytrainer_core.training.checkpoints import seal
 from ytrainer_core.training.job import Log
+from ytrainer_core.training.remote_checkpoints import Uploads
 
 
 class Reporter(TrainerCallback):  # type: ignore[misc]
@@ -51,6 +52,17 @@ class Reporter(TrainerCallback):  # type: ignore[misc]
     def close(self) -> None:
         """Give the terminal back, also after an error."""
         self._progress.close()
+
+
+class StoreCheckpoints(TrainerCallback):  # type: ignore[misc]
+    """Has every sealed checkpoint stored while training goes on; on the first process only."""
+
+    def __init__(self, uploads: Uploads) -> None:
+        self._uploads = uploads
+
+    def on_save(self, args, state, control, **kwargs):  # type: ignore[no-untyped-def]
+        if state.is_world_process_zero:
+            self._uploads.offer(Path(args.output_dir) / f"checkpoint-{state.global_step}")
 
 
 class StopOnSigterm(TrainerCallback):  # type: ignore[misc]

@@ -42,7 +42,9 @@ DELIVERED_NAME = "delivered.json"
 MODEL_NAME = "model"
 EPOCHS_NAME = "epochs"
 
-_NOT_PART_OF_THE_WORK = frozenset({"output_dir", "tracking", "train.resume", "train.tensorboard"})
+_NOT_PART_OF_THE_WORK = frozenset(
+    {"output_dir", "tracking", "train.resume", "train.tensorboard", "train.checkpoint_to"}
+)
 """Config keys that say where results go, not what they are."""
 
 

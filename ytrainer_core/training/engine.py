@@ -26,6 +26,7 @@ from ytrainer_core.training.documents import check_isolation
 from ytrainer_core.training.flops import Throughput, parameter_counts, throughput_summary
 from ytrainer_core.training.job import Log, TrainJob, TrainResult
 from ytrainer_core.training.prepared import freeze, prepared
+from ytrainer_core.training.remote_checkpoints import RemoteCheckpoints, Uploads
 from ytrainer_core.training.trainer import TokenTrainer, to_list
 from ytrainer_core.training.weighting import with_base_weights
 
@@ -87,6 +88,11 @@ def train(
         trainer.remove_callback(PrinterCallback)
         stop = callbacks.StopOnSigterm(lambda up: callbacks.any_process(up, trainer.args.device))
         trainer.add_callback(stack.enter_context(stop))
+        if job.train.checkpoint_to and trainer.is_world_process_zero():
+            # after `stop`, so that a second SIGTERM does not cut the last upload off
+            remote = RemoteCheckpoints.of(job.train, checkpoints.name)
+            uploads = stack.enter_context(Uploads(remote))
+            trainer.add_callback(callbacks.StoreCheckpoints(uploads))
         if resume_from:
             trainer.start_from(resume_from)
         output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)

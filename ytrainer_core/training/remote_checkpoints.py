@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from ytrainer_core.config import TrainConfig
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import sha256_folder
 from ytrainer_core.storage import download_folder, is_remote, list_objects, put, upload_folder
@@ -46,6 +47,11 @@ class RemoteCheckpoints:
             )
         self.address = f"{prefix.rstrip('/')}/{key}"
         self._keep = keep
+
+    @classmethod
+    def of(cls, config: TrainConfig, key: str) -> RemoteCheckpoints:
+        """As the config says."""
+        return cls(config.checkpoint_to, key, keep=config.save_total_limit)
 
     def complete(self) -> list[int]:
         """Steps of the checkpoints that have a manifest, rising. Raises DataError."""

@@ -30,7 +30,7 @@ _PATIENCE = timedelta(minutes=30)
 def main(folder: Path) -> NoReturn:
     """Perform the task as one process of it; the exit code is that of its failure, or 0."""
     tree = json.loads((folder / TASK_NAME).read_text(encoding="utf-8"))
-    for process in (tree["parent"], os.getppid()):
+    for process in filter(None, (tree["parent"], os.getppid())):  # 0: it is on another machine
         end_with(process, YTrainerError.exit_code)
     rank = int(os.environ["RANK"])
     if rank:

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
+from object_storage import s3_bucket
 
 from ytrainer_core.config import DataConfig
 from ytrainer_core.data.formats import Row
@@ -138,20 +138,12 @@ def test_a_rate_out_of_bounds_is_refused(folder: Path, rate: str) -> None:
 
 
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    made = boto3.resource("s3").create_bucket(Bucket="corpora")
+def bucket() -> Iterator[Any]:
     own = ("own/b.jsonl", "own/in/a.jsonl", "own/.tmp/c.jsonl", "own/README.md")
-    for key in (*own, "own2/d.txt", "out.json/part-0.jsonl"):
-        made.put_object(Key=key, Body=ROW.encode())
-    yield made
-    made.objects.all().delete()
-    made.delete()
+    with s3_bucket("corpora") as made:
+        for key in (*own, "own2/d.txt", "out.json/part-0.jsonl"):
+            made.put_object(Key=key, Body=ROW.encode())
+        yield made
 
 
 @pytest.mark.parametrize(

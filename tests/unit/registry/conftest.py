@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import mlflow
 import pytest
-from moto.server import ThreadedMotoServer
+from object_storage import s3_bucket
 from registry_examples import GATE_PASSED, PROOF, save_adapter, save_base, save_full
 
 from ytrainer_core import registry, tracking
@@ -105,16 +104,8 @@ def several(
 @pytest.fixture(scope="session")
 def bucket() -> Iterator[Any]:
     """A bucket on a real S3 server; the variables that lead there are set for the session."""
-    s3 = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    s3.start()
-    host, port = s3.get_host_and_port()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-        patch.setenv("AWS_ACCESS_KEY_ID", "test")
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        yield boto3.resource("s3").create_bucket(Bucket=BUCKET)
-    s3.stop()
+    with s3_bucket(BUCKET) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

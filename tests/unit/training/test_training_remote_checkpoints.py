@@ -15,10 +15,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
 import remote_checkpoint_worker as worker
-from moto.server import ThreadedMotoServer
+from object_storage import s3_bucket
 
 from ytrainer_core.errors import ConfigError, DataError
 from ytrainer_core.storage import patience
@@ -32,29 +31,10 @@ KILLS = 5
 SIGTERM_GRACE_SECONDS = 30
 
 
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """A real S3 server on this machine."""
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    yield f"http://{host}:{port}"
-    server.stop()
-
-
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("YTRAINER_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    made = boto3.resource("s3").create_bucket(Bucket="runs")
-    yield made
-    for begun in made.multipart_uploads.all():
-        begun.abort()
-    made.objects.all().delete()
-    made.delete()
+def bucket() -> Iterator[Any]:
+    with s3_bucket("runs") as made:
+        yield made
 
 
 @pytest.fixture
