@@ -14,8 +14,9 @@ from typing import Any
 
 import pytest
 from engine import ROOT, Engine, NoEngine, open_engine
+from mlflow_server import Server
 from object_storage import VARIABLES, s3_bucket
-from places import BUCKET, FIGURES, Image, Servers, mlflow_server, tell
+from places import BUCKET, FIGURES, Image, Servers, tell
 
 from components import IMAGE
 from ytrainer_core import __version__
@@ -97,9 +98,9 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """Both servers on this machine; a container reaches them where it has the host's network."""
     with (
         s3_bucket(BUCKET),
-        mlflow_server(tmp_path_factory.mktemp("servers")) as uri,
+        Server(tmp_path_factory.mktemp("servers"), f"s3://{BUCKET}/mlflow") as mlflow,
         pytest.MonkeyPatch.context() as patch,
     ):
-        patch.setenv("MLFLOW_TRACKING_URI", uri)
+        patch.setenv("MLFLOW_TRACKING_URI", mlflow.uri)
         names = ("MLFLOW_TRACKING_URI", "AWS_ENDPOINT_URL", *VARIABLES)
-        yield Servers(uri, {name: os.environ[name] for name in names})
+        yield Servers(mlflow.uri, {name: os.environ[name] for name in names})

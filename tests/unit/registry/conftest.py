@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
+from mlflow_server import Server
 from object_storage import s3_bucket
 from registry_examples import GATE_PASSED, PROOF, save_adapter, save_base, save_full
 
@@ -24,7 +19,6 @@ from ytrainer_core.registry import register_model, verify
 from ytrainer_core.tracking import open_run
 
 BUCKET = "models"
-SERVER_SECONDS = 240
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -111,36 +105,5 @@ def bucket() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def server(bucket: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """URI of a real `mlflow server` on sqlite that proxies artifacts to the bucket."""
-    store = tmp_path_factory.mktemp("server") / "server.db"
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{store}"]
-    command += ["--artifacts-destination", f"s3://{BUCKET}/proxied"]
-    process = subprocess.Popen(
-        command,
-        env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # nine idle processes
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,
-    )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        wait_for(process, uri)
-        yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its own group; asked to, it takes half a minute
-        process.wait()
-
-
-def wait_for(process: subprocess.Popen[bytes], uri: str) -> None:
-    """Return when the server answers."""
-    deadline = time.monotonic() + SERVER_SECONDS
-    while True:
-        assert process.poll() is None and time.monotonic() < deadline, "no mlflow server"
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-            return
-        except OSError:
-            time.sleep(0.2)
+    with Server(tmp_path_factory.mktemp("server"), f"s3://{BUCKET}/proxied") as started:
+        yield started.uri

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mlflow_server import Server, Wire
+from mlflow_server import Server
+from wire import Wire
 
 from ytrainer_core import tracking
 from ytrainer_core.config import StageConfig, TrackingConfig
@@ -28,10 +29,8 @@ OUTAGE_SECONDS = 60
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    yield server
-    server.kill()
+    with Server(tmp_path_factory.mktemp("server")) as started:
+        yield started
 
 
 @pytest.fixture

@@ -1,62 +1,13 @@
-"""A real MLflow server that can be killed and started again, and a wire that can fail."""
+"""A wire between a client and a server that can fail."""
 
 from __future__ import annotations
 
 import http.client
-import os
-import signal
 import socket
-import subprocess
-import sys
 import threading
-import time
-import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 
-_START_SECONDS = 240
-
-
-class Server:
-    """`mlflow server` on sqlite, always on the same port and the same files."""
-
-    def __init__(self, folder: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self._folder = folder
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def start(self) -> None:
-        """Start, and wait until it answers."""
-        command = [sys.executable, "-m", "mlflow", "server", "--port", str(self.port)]
-        command += ["--workers", "1", "--backend-store-uri", f"sqlite:///{self._folder}/server.db"]
-        command += ["--artifacts-destination", str(self._folder / "files")]
-        self._process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
-        deadline = time.monotonic() + _START_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{self.uri}/health", timeout=5).close()
-                return
-            except OSError:
-                assert time.monotonic() < deadline, "no mlflow server"
-                assert self._process.poll() is None, "mlflow server ended"
-                time.sleep(0.1)
-
-    def signal(self, number: int) -> None:
-        """Send a signal to the server and its workers."""
-        assert self._process is not None
-        os.killpg(self._process.pid, number)
-
-    def kill(self) -> None:
-        """SIGKILL: no goodbye, no flush."""
-        if self._process is not None:
-            self.signal(signal.SIGKILL)
-            self._process.wait(30)
-            self._process = None
+from mlflow_server import Server
 
 
 class Wire:
