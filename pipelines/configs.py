@@ -2,7 +2,18 @@
 
 from __future__ import annotations
 
-from ytrainer_core.config import DataConfig, FinetuneConfig
+from ytrainer_core.config import (
+    ClusterConfig,
+    DataConfig,
+    FinetuneConfig,
+    ModelConfig,
+    OrderConfig,
+    PretrainConfig,
+    RegistryConfig,
+    ScoreConfig,
+    StageConfig,
+    ValidateConfig,
+)
 
 
 class RetrainConfig(FinetuneConfig):
@@ -11,8 +22,32 @@ class RetrainConfig(FinetuneConfig):
     data: DataConfig = DataConfig(earlier_ratio=0.2)
 
 
-PIPELINE_CONFIGS: dict[str, type[FinetuneConfig]] = {
+class ScoreOnlyConfig(ValidateConfig):
+    """The score_only pipeline: check, score and order, and train nothing."""
+
+    score: ScoreConfig = ScoreConfig()
+    order: OrderConfig = OrderConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+class PretrainPipelineConfig(PretrainConfig):
+    """The pretrain pipeline: a model from scratch, registered as a base."""
+
+    model: ModelConfig = ModelConfig(name_or_path="")
+    registry: RegistryConfig = RegistryConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
+TUNING_CONFIGS: dict[str, type[FinetuneConfig]] = {
     "finetune": FinetuneConfig,
     "retrain": RetrainConfig,
+    "cpt": FinetuneConfig,
+}
+"""Those that end with the gate's verdict on a version; the trigger runs these."""
+
+PIPELINE_CONFIGS: dict[str, type[StageConfig]] = {
+    **TUNING_CONFIGS,
+    "pretrain": PretrainPipelineConfig,
+    "score_only": ScoreOnlyConfig,
 }
 """Name of a pipeline -> its config."""

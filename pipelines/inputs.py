@@ -25,19 +25,17 @@ from ytrainer_core.data.reader import find_sources
 from ytrainer_core.demo.resources import resolve
 from ytrainer_core.errors import ConfigError, DataError
 from ytrainer_core.files import sha256_file, sha256_folder, sha256_json
+from ytrainer_core.registry.lineage import IMAGE_DIGEST_VARIABLE
 from ytrainer_core.registry.versions import TRIGGER_PREFIX
 from ytrainer_core.training.model import base_digest
-
-IMAGE_VARIABLE = "YTRAINER_IMAGE_DIGEST"
-"""Environment variable: digest of the image that the steps run in."""
 
 PARTS = ("data", "config", "base", "image")
 """What is compared, in the order in which changes are told."""
 
 # Details beside the digests, so that a change can be told by name.
 _FILES, _KNOBS, _BASE_NAME, _IMAGE_NAME = "files", "knobs", "base_name", "image_name"
-# Knobs that change nothing about the model: where it is told of, and what it is labelled with.
-_NOT_COMPARED = ("output_dir", "tracking", "registry.tags")
+# Knobs that change nothing about the model: where it is made and told of, and its labels.
+_NOT_COMPARED = ("output_dir", "tracking", "registry.tags", "cluster")
 _TAG_CHARACTERS = 4500  # the least of MLflow's limits over its stores is 5000
 _SHOWN_DIGEST = 16
 _NAMED = 5
@@ -101,7 +99,8 @@ def inputs_of(config: FinetuneConfig, *, remote: bool) -> Inputs:
     files = _data_files(here)
     knobs = _compared_knobs(config)
     base, base_sha256 = _base_identity(here.model, remote=remote)
-    image = f"{os.environ.get(IMAGE_VARIABLE) or IMAGE}, ytrainer {__version__}"
+    image = config.cluster.image or os.environ.get(IMAGE_DIGEST_VARIABLE) or IMAGE
+    image = f"{image}, ytrainer {__version__}"
     digests = {
         "data": sha256_json([[name.split("/", 1)[0], found] for name, found in files.items()]),
         "config": sha256_json(_without(config.model_dump(mode="json"), _NOT_COMPARED)),

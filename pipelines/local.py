@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from pipelines import PIPELINES
+from pipelines.arguments import arguments_of
 from pipelines.configs import PIPELINE_CONFIGS
 from pipelines.steps import steps_end_with_us
-from ytrainer_core.config import FinetuneConfig, dump_json, narrow
-from ytrainer_core.config.headline import split_headline
+from ytrainer_core.config import dump_json, narrow
 from ytrainer_core.data.corpus import SPLITS
 from ytrainer_core.errors import ERRORS, GateRejected, StageFailed
 from ytrainer_core.files import home, sha256_json, write_json, write_text
@@ -41,11 +41,12 @@ _PROGRESS = re.compile(r"^\s*([\w -]+: [\d,]+/[\d,]+.*)$")
 class PipelineResult:
     """What a local pipeline run made.
 
-    passed: the gate's verdict. version: URI of the registered version. stages: per
-    stage its metrics, values, summary and outputs. folder: everything it wrote.
+    passed: the gate's verdict, None without a gate. version: URI of the registered version, empty
+    without one. stages: per stage its metrics, values, summary and outputs. folder: everything it
+    wrote.
     """
 
-    passed: bool
+    passed: bool | None
     version: str
     stages: dict[str, dict[str, Any]]
     folder: Path
@@ -58,7 +59,7 @@ def run_local(name: str, tree: Mapping[str, Any], path: Path | None = None) -> P
     Raises the error of the step that failed, and GateRejected where the gate said no.
     """
     result = perform(name, tree, path)
-    if not result.passed:
+    if result.passed is False:
         raise rejection(result)
     return result
 
@@ -85,10 +86,11 @@ def perform(
     started = time.monotonic()
     pipeline = PIPELINES[name]
     config = resolve(narrow(PIPELINE_CONFIGS[name], tree, path))
-    headline, rest = split_headline(FinetuneConfig, _said(tree, config))
+    arguments = arguments_of(name, _said(tree, config), pipeline)
     folder = _run_folder(name)
     write_text(folder / "config.json", dump_json(config))
-    key = sha256_json([name, config.model_dump(mode="json", exclude={"output_dir"})])[:16]
+    own = config.model_dump(mode="json", exclude={"output_dir", "cluster"})
+    key = sha256_json([name, own])[:16]
     with open_pipeline_run(name, config, key) as run:
         variables = {
             "YTRAINER_HOME": str(home()),
@@ -114,7 +116,7 @@ def perform(
                 pipeline_root=str(folder / "kfp"),
             )
             try:
-                pipeline(**headline, config=rest)
+                pipeline(**arguments)
             except RuntimeError as error:
                 raise _cause(folder) from error
         result = _collect(folder, time.monotonic() - started)
@@ -125,12 +127,14 @@ def perform(
             )
         for stage in result.stages.values():
             run.log(stage["metrics"], 0)
-        run.tag("ytrainer.gate", "passed" if result.passed else "rejected")
-        run.tag("ytrainer.version", result.version)
+        if result.passed is not None:
+            run.tag("ytrainer.gate", "passed" if result.passed else "rejected")
+        if result.version:
+            run.tag("ytrainer.version", result.version)
     return result
 
 
-def _said(tree: Mapping[str, Any], config: FinetuneConfig) -> dict[str, Any]:
+def _said(tree: Mapping[str, Any], config: Any) -> dict[str, Any]:
     """The tree as the user wrote it, with demo: names replaced by what they stand for."""
     said: dict[str, Any] = json.loads(json.dumps(tree))
     said.setdefault("model", {})["name_or_path"] = config.model.name_or_path
@@ -162,9 +166,10 @@ def _collect(folder: Path, seconds: float) -> PipelineResult:
             target = folder / "reports" / f"{stage}.html"
             target.parent.mkdir(exist_ok=True)
             shutil.copyfile(report, target)
+    values = {stage: told["values"] for stage, told in stages.items()}
     result = PipelineResult(
-        passed=stages["evaluate"]["values"]["passed"],
-        version=stages["register"]["values"]["version"],
+        passed=values.get("evaluate", {}).get("passed"),
+        version=values.get("register", {}).get("version", ""),
         stages=stages,
         folder=folder,
         seconds=seconds,

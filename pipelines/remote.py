@@ -12,15 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import PIPELINES
+from pipelines import PIPELINES, definition_of
+from pipelines.arguments import arguments_of, cluster_of
 from pipelines.cluster import UNFINISHED, Cluster, PipelineVersion
 from pipelines.compile import compile_to
 from pipelines.configs import PIPELINE_CONFIGS
 from pipelines.result import Result
 from pipelines.token import read_token
 from ytrainer_core import __version__
-from ytrainer_core.config import STAGE_CONFIGS, FinetuneConfig, narrow
-from ytrainer_core.config.headline import split_headline
+from ytrainer_core.config import STAGE_CONFIGS, narrow
 from ytrainer_core.data.corpus import SPLITS
 from ytrainer_core.demo.resources import PREFIX as DEMO
 from ytrainer_core.errors import Cancelled, ConfigError, StageFailed, TimedOut, YTrainerError
@@ -43,11 +43,12 @@ def submit(name: str, tree: Mapping[str, Any], path: Path | None, host: str) -> 
     import kfp
 
     require_reachable(narrow(PIPELINE_CONFIGS[name], tree, path))
-    headline, rest = split_headline(FinetuneConfig, tree)
+    pipeline = definition_of(name).trace(cluster_of(name, tree))
+    arguments = arguments_of(name, tree, pipeline)
     try:
         client = kfp.Client(host=host, existing_token=read_token() or None)
         run = client.create_run_from_pipeline_func(
-            PIPELINES[name], arguments={**headline, "config": rest}, enable_caching=False
+            pipeline, arguments=arguments, enable_caching=False
         )
     except Exception as error:  # the client raises whatever its transport does
         raise YTrainerError(
@@ -57,7 +58,7 @@ def submit(name: str, tree: Mapping[str, Any], path: Path | None, host: str) -> 
     return f"{host.rstrip('/')}/#/runs/details/{run.run_id}"
 
 
-def require_reachable(config: FinetuneConfig) -> None:
+def require_reachable(config: Any) -> None:
     """Refuse names that mean something on this machine only. Raises ConfigError."""
     named = {"model.name_or_path": (config.model.name_or_path,)}
     named |= {f"data.{split}": getattr(config.data, split) for split in SPLITS}
@@ -81,11 +82,10 @@ def run_remote(
     it was cancelled here or there, TimedOut where the cluster's deadline has passed; of the last
     two nothing goes on running. An unfinished run of the same name is waited for in its place.
     """
-    version = _uploaded(cluster, job.pipeline)
+    version = _uploaded(cluster, job)
     told.pipeline_version = version.name
     try:
-        headline, rest = split_headline(FinetuneConfig, job.tree)
-        arguments = {**headline, "config": rest}
+        arguments = arguments_of(job.pipeline, job.tree, PIPELINES[job.pipeline])
         run, is_new = cluster.start(job.name, version, arguments, job.experiment)
         told.run, told.url = str(run.run_id), cluster.page_of(run.run_id)
         say(f"{'started' if is_new else 'runs already'}: {told.url}")
@@ -99,14 +99,14 @@ def run_remote(
         raise StageFailed(f"{told.url}: ended as {run.state}.", *_errors(run))
 
 
-def _uploaded(cluster: Cluster, pipeline: str) -> PipelineVersion:
+def _uploaded(cluster: Cluster, job: Job) -> PipelineVersion:
     """The pipeline's version, named after the package and what the pipeline compiles to."""
     with tempfile.TemporaryDirectory(prefix="ytrainer.") as scratch:
-        file = Path(scratch) / f"{pipeline}.yaml"
-        compile_to(pipeline, file)
+        file = Path(scratch) / f"{job.pipeline}.yaml"
+        compile_to(job.pipeline, file, cluster_of(job.pipeline, job.tree))
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:_DIGEST_CHARACTERS]
         name = f"ytrainer-{__version__}-{digest}"
-        return cluster.upload(f"ytrainer-{pipeline}", name, file)
+        return cluster.upload(f"ytrainer-{job.pipeline}", name, file)
 
 
 def _follow(cluster: Cluster, told: Result, poll: float, say: Callable[[str], None]) -> Any:

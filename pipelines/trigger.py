@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from pipelines import local, result
 from pipelines.api import Api
 from pipelines.cluster import Cluster
-from pipelines.configs import PIPELINE_CONFIGS
+from pipelines.configs import TUNING_CONFIGS
 from pipelines.inputs import Inputs, inputs_of
 from pipelines.remote import Job, require_reachable, run_remote
 from pipelines.result import Result
@@ -88,7 +88,7 @@ def trigger(request: Request) -> Result:
 
 
 def _retrain(request: Request, told: Result, started: float) -> None:
-    config = narrow(PIPELINE_CONFIGS[request.pipeline], request.tree, request.path)
+    config = narrow(TUNING_CONFIGS[request.pipeline], request.tree, request.path)
     if request.host:
         require_reachable(config)
         _require_shared_registry(config)

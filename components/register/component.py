@@ -9,8 +9,8 @@ from components import IMAGE
 @dsl.component(base_image=IMAGE, install_kfp_package=False)
 def register(
     model: Input[Model],
-    evaluation: Input[Artifact],
     metrics: Output[Metrics],
+    evaluation: Input[Artifact] = None,
     model_name_or_path: str = "demo:base",
     registered_model_name: str = "ytrainer-model",
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
@@ -25,7 +25,7 @@ def register(
             "model_name_or_path": model_name_or_path,
             "registered_model_name": registered_model_name,
         },
-        inputs={"model": model.path, "evaluation": evaluation.path},
+        inputs={"model": model.path, "evaluation": evaluation.path if evaluation else ""},
     )
     for name, value in result.metrics.items():
         metrics.log_metric(name, value)

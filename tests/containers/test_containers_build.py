@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -176,70 +175,3 @@ def test_every_package_of_the_image_is_pinned(requirements_script: Any) -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0].lower() for line in lines}
     assert {re.match(r"[\w.-]+", each)[0].lower() for each in wanted} <= pinned  # type: ignore[index]
-
-
-# --- digests in compiled pipelines ---------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """finetune as it is compiled for everybody, and for a release."""
-    from pipelines.compile import compile_to
-
-    folder = tmp_path_factory.mktemp("compiled")
-    compile_to("finetune", folder / "plain.yaml")
-    compile_to("finetune", folder / "release.yaml", f"reg.local:5000/team/ytrainer@{DIGEST}")
-    return (folder / "plain.yaml").read_text(), (folder / "release.yaml").read_text()
-
-
-def test_a_releases_pipeline_differs_in_image_and_digest_alone(compiled: tuple[str, str]) -> None:
-    import yaml
-
-    plain, release = (next(iter(yaml.safe_load_all(text))) for text in compiled)
-    containers = [
-        each["container"]
-        for each in release["deploymentSpec"]["executors"].values()
-        if "container" in each
-    ]
-    assert len(containers) == 7
-    for container in containers:
-        assert container.pop("image") == f"reg.local:5000/team/ytrainer@{DIGEST}"
-        assert {"name": "YTRAINER_IMAGE_DIGEST", "value": DIGEST} in container["env"]
-        container["env"].remove({"name": "YTRAINER_IMAGE_DIGEST", "value": DIGEST})
-        container["env"] = container["env"] or None
-    others = [
-        each["container"]
-        for each in plain["deploymentSpec"]["executors"].values()
-        if "container" in each
-    ]
-    for container in others:
-        container.pop("image")
-        container["env"] = container.get("env")
-    assert json.dumps(plain, sort_keys=True) == json.dumps(release, sort_keys=True)
-
-
-def test_the_head_that_tells_of_the_parameters_stays(compiled: tuple[str, str]) -> None:
-    def head(text: str) -> list[str]:
-        return [line for line in text.splitlines() if line.startswith("#")]
-
-    assert head(compiled[0]) and head(compiled[0]) == head(compiled[1])
-
-
-def test_a_tag_names_no_digest() -> None:
-    import yaml
-
-    from components import IMAGE
-    from pipelines.compile import with_image
-
-    text = yaml.safe_dump({"deploymentSpec": {"executors": {"a": {"container": {"image": IMAGE}}}}})
-    (made,) = yaml.safe_load_all(with_image(text, "reg/ytrainer:2"))
-    assert made["deploymentSpec"]["executors"]["a"]["container"] == {"image": "reg/ytrainer:2"}
-
-
-@pytest.mark.parametrize("image", ["reg/ytrainer@sha256:abc", "two words", "UPPER/ytrainer", "a@b"])
-def test_what_is_no_reference_is_refused(image: str) -> None:
-    from pipelines.compile import with_image
-    from ytrainer_core.errors import ConfigError
-
-    with pytest.raises(ConfigError, match="is no reference"):
-        with_image("{}", image)

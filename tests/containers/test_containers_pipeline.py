@@ -12,7 +12,10 @@ from typing import Any
 
 import boto3
 import pytest
+import yaml
+from engine import ROOT
 from kfp import local
+from parity import given_by, given_in
 from places import BUCKET, Image, Servers, tell
 
 from components.validate.component import validate
@@ -151,6 +154,14 @@ def test_the_whole_pipeline_runs_in_containers_and_promotes_what_passes(
 ) -> None:
     assert finished.outputs == {"passed": True, "version": f"models:/{MODEL}/1"}
     assert {path.name for path in next(finished.root.iterdir()).iterdir()} >= set(STEPS)
+
+
+def test_a_run_in_containers_has_made_what_the_compiled_pipeline_declares(
+    finished: Finished,
+) -> None:
+    compiled = ROOT / "pipelines" / "compiled" / "finetune.yaml"
+    declared = next(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))
+    assert given_in(finished.root) == given_by(declared)
 
 
 def test_artifacts_cross_the_mount_and_belong_to_the_images_user(finished: Finished) -> None:

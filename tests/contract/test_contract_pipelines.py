@@ -5,23 +5,24 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from google.protobuf.json_format import MessageToDict
+from parity import given_by, shape_of, tasks_of
 
 from pipelines import PIPELINES
 from pipelines.compile import compile_to
-from pipelines.configs import PIPELINE_CONFIGS
-from ytrainer_core.config import STAGE_CONFIGS, FinetuneConfig, dump_json, narrow
-from ytrainer_core.config.base import get_dotted, walk_fields
+from pipelines.configs import PIPELINE_CONFIGS, TUNING_CONFIGS
+from pipelines.placement import parameters_of
+from ytrainer_core.config import STAGE_CONFIGS, ClusterConfig, FinetuneConfig, dump_json, narrow
+from ytrainer_core.config.base import description_of, get_dotted, walk_fields
 from ytrainer_core.config.headline import (
     HEADLINE,
     as_parameter,
     headline_default,
-    headline_description,
     join_headline,
     split_headline,
 )
@@ -30,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 NEVER_CACHED = {"evaluate", "register", "promote"}
 
 every_pipeline = pytest.mark.parametrize("name", list(PIPELINES))
+tuning_pipeline = pytest.mark.parametrize("name", list(TUNING_CONFIGS))
 
 
 def committed(name: str) -> Path:
@@ -37,15 +39,9 @@ def committed(name: str) -> Path:
 
 
 def tree_of(name: str) -> dict[str, Any]:
-    tree: dict[str, Any] = yaml.safe_load(committed(name).read_text(encoding="utf-8"))
+    """The pipeline's own document; the one behind it says where its steps run."""
+    tree: dict[str, Any] = next(yaml.safe_load_all(committed(name).read_text(encoding="utf-8")))
     return tree
-
-
-def tasks(dag_of: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every task of a compiled pipeline, also those inside conditions."""
-    dags = [dag_of["root"], *dag_of["components"].values()]
-    for dag in dags:
-        yield from dag.get("dag", {}).get("tasks", {}).items()
 
 
 @every_pipeline
@@ -71,24 +67,64 @@ def test_another_process_with_another_hash_seed_compiles_the_same_bytes(
 @every_pipeline
 def test_the_run_form_shows_every_headline_knob_with_default_and_description(name: str) -> None:
     parameters = tree_of(name)["root"]["inputDefinitions"]["parameters"]
-    assert set(parameters) == {*HEADLINE, "config"}
     own = PIPELINE_CONFIGS[name]().model_dump(mode="json")
-    for key, dotted in HEADLINE.items():
-        assert parameters[key]["defaultValue"] == as_parameter(get_dotted(own, dotted)), key
-        description = " ".join(parameters[key]["description"].split())
-        assert description == headline_description(FinetuneConfig, key), key
+    told = {dotted: description_of(field) for dotted, field in walk_fields(PIPELINE_CONFIGS[name])}
+    places = parameters_of(ClusterConfig())
+    assert set(parameters) <= {*HEADLINE, *places, "config"}
+    assert set(parameters) >= {"data_train", "max_length", "seed", *places, "config"}
+    for key in set(parameters) - {"config"}:
+        dotted = HEADLINE.get(key, f"cluster.{key}")
+        default = places[key] if key in places else as_parameter(get_dotted(own, dotted))
+        assert parameters[key]["defaultValue"] == default, key
+        assert " ".join(parameters[key]["description"].split()) == told[dotted], key
     assert parameters["config"]["description"]
+
+
+@tuning_pipeline
+def test_a_tuning_pipeline_shows_all_of_them(name: str) -> None:
+    parameters = tree_of(name)["root"]["inputDefinitions"]["parameters"]
+    assert set(parameters) == {*HEADLINE, *parameters_of(ClusterConfig()), "config"}
+
+
+@every_pipeline
+def test_every_parameter_reaches_a_step(name: str) -> None:
+    tree = tree_of(name)
+    asked = {
+        source["componentInputParameter"]
+        for _, spec in tasks_of(tree)
+        for source in spec.get("inputs", {}).get("parameters", {}).values()
+        if "componentInputParameter" in source
+    }
+    shown = set(tree["root"]["inputDefinitions"]["parameters"])
+    assert shown - asked <= set(parameters_of(ClusterConfig()))  # those stand in the other document
 
 
 @every_pipeline
 def test_what_depends_on_the_champion_is_never_cached_and_the_other_steps_are(name: str) -> None:
     cached = {
         task: spec.get("cachingOptions", {}).get("enableCache", False)
-        for task, spec in tasks(tree_of(name))
+        for task, spec in tasks_of(tree_of(name))
         if task in STAGE_CONFIGS
     }
     assert {task for task, on in cached.items() if not on} == NEVER_CACHED & set(cached)
-    assert set(cached) >= NEVER_CACHED
+
+
+@every_pipeline
+def test_what_a_cluster_runs_is_what_this_machine_runs(name: str) -> None:
+    """The same steps, artifacts, parameters and programs; a cluster is told where, besides."""
+    here = MessageToDict(PIPELINES[name].pipeline_spec)
+    assert shape_of(here) == shape_of(tree_of(name))
+    assert not any("retryPolicy" in task for _, task in tasks_of(here))
+    assert not any(
+        "resources" in e["container"] for e in here["deploymentSpec"]["executors"].values()
+    )
+
+
+@every_pipeline
+def test_every_step_gives_its_report_and_its_metrics(name: str) -> None:
+    for step, (artifacts, _) in given_by(tree_of(name)).items():
+        assert "metrics" in artifacts, step
+        assert "report" in artifacts or step in ("register", "promote"), step
 
 
 def test_every_pipeline_has_a_config() -> None:
@@ -112,7 +148,7 @@ def test_a_pipelines_own_default_reaches_the_steps_and_what_the_user_says_wins()
         assert narrow(model, join_headline(model, rest, given)).data.earlier_ratio == ratio
 
 
-@every_pipeline
+@tuning_pipeline
 def test_every_step_that_looks_at_the_earlier_model_is_told_which_it_is(name: str) -> None:
     told = {
         task: {
@@ -120,23 +156,25 @@ def test_every_step_that_looks_at_the_earlier_model_is_told_which_it_is(name: st
             for key, source in spec["inputs"].get("parameters", {}).items()
             if key == "init_from"
         }
-        for task, spec in tasks(tree_of(name))
+        for task, spec in tasks_of(tree_of(name))
         if task in STAGE_CONFIGS
     }
-    assert told["validate"] == told["sft"] == {"init_from"}
+    trains = told.keys() & {"sft", "cpt"}
+    assert len(trains) == 1
+    assert all(told[step] == {"init_from"} for step in ("validate", *trains))
 
 
-@every_pipeline
+@tuning_pipeline
 def test_the_gate_register_and_promote_work_on_one_registered_name(name: str) -> None:
     named = {
         task
-        for task, spec in tasks(tree_of(name))
+        for task, spec in tasks_of(tree_of(name))
         if "registered_model_name" in spec.get("inputs", {}).get("parameters", {})
     }
     assert named >= {"evaluate", "register", "promote"}
 
 
-@every_pipeline
+@tuning_pipeline
 def test_promotion_waits_for_the_gate(name: str) -> None:
     tree = tree_of(name)
     assert "promote" not in tree["root"]["dag"]["tasks"]

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from parity import given_by, given_in
 from safetensors import safe_open
 
 from ytrainer_core.cli.main import main
@@ -128,6 +130,12 @@ def test_a_person_sees_every_stage_end(passed: Any) -> None:
 def test_rows_are_trained_in_the_order_that_was_asked_for(passed: Any) -> None:
     order = json.loads(Path(passed.stages["order"]["outputs"]["order"]).read_text())
     assert order["mode"] == "mean_loss" and sorted(order["rows"]) == list(range(50))
+
+
+def test_a_run_has_made_what_the_compiled_pipeline_declares(passed: Any) -> None:
+    compiled = Path(__file__).parents[2] / "pipelines" / "compiled" / "finetune.yaml"
+    declared = next(yaml.safe_load_all(compiled.read_text(encoding="utf-8")))
+    assert given_in(passed.folder / "kfp") == given_by(declared)
 
 
 def test_a_report_per_stage_lies_in_one_folder_and_loads_nothing_from_the_network(

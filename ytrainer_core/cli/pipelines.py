@@ -9,6 +9,7 @@ import typer
 
 from ytrainer_core.cli.arguments import AsJson, Words, read_words
 from ytrainer_core.cli.console import print_summary, relative
+from ytrainer_core.config.base import set_dotted
 from ytrainer_core.errors import ConfigError
 
 app = typer.Typer(help="Pipelines: list, compile, run.", no_args_is_help=True)
@@ -28,6 +29,7 @@ def list_pipelines() -> None:
 @app.command("compile")
 def compile_pipeline(
     name: str,
+    words: Words = None,
     destination: Path | None = typer.Option(
         None, "--out", help="File to write; pipelines/compiled/NAME.yaml if not given."
     ),
@@ -35,11 +37,15 @@ def compile_pipeline(
         "", "--image", help="Image of all steps, best as REGISTRY/NAME@sha256:DIGEST."
     ),
 ) -> None:
-    """Write the YAML that a Kubeflow cluster runs."""
+    """Write the YAML that a Kubeflow cluster runs, placed as the config's section cluster says."""
+    from pipelines.arguments import cluster_of
     from pipelines.compile import compile_to
 
+    tree, _ = read_words(words)
+    if image:
+        set_dotted(tree, "cluster.image", image)
     path = destination or Path("pipelines") / "compiled" / f"{_known(name)}.yaml"
-    compile_to(_known(name), path, image)
+    compile_to(_known(name), path, cluster_of(_known(name), tree))
     print(path)
 
 
@@ -68,15 +74,12 @@ def run(
         return
     for stage, told in result.stages.items():
         print_summary(stage, told["summary"])
-    print_summary(
-        name,
-        {
-            "gate": "passed",
-            "version": result.version,
-            "seconds": f"{result.seconds:.0f}",
-            "reports": relative(result.folder / "reports"),
-        },
-    )
+    done = {"seconds": f"{result.seconds:.0f}", "reports": relative(result.folder / "reports")}
+    if result.version:
+        done = {"version": result.version, **done}
+    if result.passed:
+        done = {"gate": "passed", **done}
+    print_summary(name, done)
 
 
 def _known(name: str) -> str:

@@ -44,15 +44,16 @@ def trigger(
     Exit codes: 0 promoted · 2 config or data wrong · 3 the gate rejected the model · 4 failed ·
     5 cancelled · 6 timed out · 7 nothing changed.
     """
-    from pipelines.configs import PIPELINE_CONFIGS
+    from pipelines.configs import TUNING_CONFIGS
     from pipelines.trigger import Request
     from pipelines.trigger import trigger as call
 
     if local == bool(host):
         raise ConfigError("say where to run: --local, or --host URL.")
-    if pipeline not in PIPELINE_CONFIGS:
+    if pipeline not in TUNING_CONFIGS:
         raise ConfigError(
-            f"--pipeline {pipeline}: is no pipeline. Pipelines: {', '.join(PIPELINE_CONFIGS)}."
+            f"--pipeline {pipeline}: is no pipeline that a gate judges. "
+            f"Take {', '.join(TUNING_CONFIGS)}."
         )
     tree, path = read_words(words)
     folder = out or home() / "triggers" / time.strftime(f"{pipeline}-%Y%m%d-%H%M%S")

@@ -1,6 +1,7 @@
 """Every knob of ytrainer, declared once: type, bounds, default, unit, description."""
 
 from ytrainer_core.config.base import Section, default_of, dump_json, walk_fields
+from ytrainer_core.config.cluster import ClusterConfig
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
 from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
@@ -35,6 +36,7 @@ __all__ = [
     "ALL_SECTIONS",
     "STAGE_CONFIGS",
     "ArchitectureConfig",
+    "ClusterConfig",
     "CptConfig",
     "DataConfig",
     "EvaluateConfig",

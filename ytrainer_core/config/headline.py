@@ -6,7 +6,7 @@ in the form or in the `config` parameter, not differently in both.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from ytrainer_core.config.base import (
@@ -83,17 +83,18 @@ def join_headline(
 
 
 def split_headline(
-    model: type[Section], tree: Mapping[str, Any]
+    model: type[Section], tree: Mapping[str, Any], names: Container[str] = HEADLINE
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """The inverse of join_headline: (headline parameters, what is left for `config`).
 
-    Parameters have the types of their fields: YAML reads 1e-4 as text, and kfp refuses that.
+    names: the parameters that there are. They have the types of their fields: YAML reads 1e-4 as
+    text, and kfp refuses that.
     """
     rest: dict[str, Any] = _deep_copy(tree)
     typed = validate_tree(model, tree, foreign=tree).model_dump(mode="json")
     headline: dict[str, Any] = {}
     for name, dotted in HEADLINE.items():
-        if get_dotted(rest, dotted) is None:
+        if name not in names or get_dotted(rest, dotted) is None:
             continue
         headline[name] = as_parameter(get_dotted(typed, dotted))
         *parents, leaf = dotted.split(".")

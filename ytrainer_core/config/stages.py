@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import Field
 
 from ytrainer_core.config.base import S, Section, read_tree, validate_tree
+from ytrainer_core.config.cluster import ClusterConfig
 from ytrainer_core.config.data import DataConfig
 from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
 from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
@@ -112,13 +113,14 @@ class PromoteConfig(StageConfig):
 
 
 class FinetuneConfig(SftConfig):
-    """The finetune pipeline: every section of its stages."""
+    """The finetune pipeline: every section of its stages, and where they run."""
 
     score: ScoreConfig = ScoreConfig()
     order: OrderConfig = OrderConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     gate: GateConfig = GateConfig()
     registry: RegistryConfig = RegistryConfig()
+    cluster: ClusterConfig = ClusterConfig()
 
 
 STAGE_CONFIGS: dict[str, type[StageConfig]] = {
@@ -135,7 +137,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
 
 _ALL_CONFIGS: tuple[type[StageConfig], ...] = (*STAGE_CONFIGS.values(), FinetuneConfig)
 ALL_SECTIONS = frozenset(name for model in _ALL_CONFIGS for name in model.model_fields)
-"""Every top-level key that some stage reads."""
+"""Every top-level key that a stage or a pipeline reads."""
 
 
 def load_config(model: type[S], path: Path | None = None, overrides: Sequence[str] = ()) -> S:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from ytrainer_core.config import DataConfig, ValidateConfig
 from ytrainer_core.data.checks import RULES, RuleBook
@@ -23,6 +24,9 @@ from ytrainer_core.reports.validate import (
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 from ytrainer_core.stages.common import base_of, data_of, record_lineage
 
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 _PREVIEWS = 3
 _SAMPLES_PER_RULE = 5
 _LANGUAGE_ROWS = 200
@@ -30,13 +34,13 @@ _LANGUAGE_ROWS = 200
 
 def validate(config: ValidateConfig, context: StageContext) -> StageResult:
     """Read, check, split; write the clean corpus, the quarantine and the report."""
-    _, tokenizer = base_of(config.model)
+    tokenizer = base_of(config.model)[1] if config.model.name_or_path else None
     data = data_of(config)
     prepared = prepare(data, context.outputs["dataset"], tokenizer=tokenizer, seed=config.seed)
     corpus = prepared.corpus
     record_lineage(corpus, context)
     shown = corpus.train.select(range(min(_PREVIEWS, len(corpus.train))))
-    tokens = tokenize_configured([(r["messages"], r["text"]) for r in shown], tokenizer, data)
+    previews = _previews(shown, tokenizer, data) if tokenizer else []
     manifest = corpus.manifest
     write_validate_report(
         context.outputs["report"],
@@ -54,13 +58,19 @@ def validate(config: ValidateConfig, context: StageContext) -> StageResult:
             languages=_languages(corpus),
             lengths=prepared.lengths,
             max_length=data.max_length,
-            previews=[
-                Preview(row["origin"], mask_segments(row_tokens, tokenizer))
-                for row, row_tokens in zip(shown, tokens, strict=True)
-            ],
+            previews=previews,
         ),
     )
-    return _result(corpus, prepared.targets, data)
+    return _result(corpus, prepared.targets if tokenizer else None, data)
+
+
+def _previews(shown: Dataset, tokenizer: Any, data: DataConfig) -> list[Preview]:
+    """Rows with the tokens that are trained."""
+    tokens = tokenize_configured([(r["messages"], r["text"]) for r in shown], tokenizer, data)
+    return [
+        Preview(row["origin"], mask_segments(row_tokens, tokenizer))
+        for row, row_tokens in zip(shown, tokens, strict=True)
+    ]
 
 
 def _languages(corpus: Corpus) -> dict[str, int]:
@@ -71,13 +81,15 @@ def _languages(corpus: Corpus) -> dict[str, int]:
     return dict(found.most_common())
 
 
-def _result(corpus: Corpus, targets: int, data: DataConfig) -> StageResult:
+def _result(corpus: Corpus, targets: int | None, data: DataConfig) -> StageResult:
+    """targets: trained tokens of the training rows; None where no tokenizer counted them."""
     counts = _counts(corpus)
     rules = corpus.manifest["counts"]["rules"]
     book = RuleBook(data)
     metrics = {f"rows_{name}": float(count) for name, count in counts.items()}
+    counted = {} if targets is None else {"target_tokens": float(targets)}
     return StageResult(
-        metrics=metrics | {"target_tokens": float(targets)},
+        metrics=metrics | counted,
         values={"rules": rules},
         summary={
             "rows read": f"{counts['read']:,}",
@@ -85,7 +97,7 @@ def _result(corpus: Corpus, targets: int, data: DataConfig) -> StageResult:
             + (f", {counts['earlier']:,} of the earlier model" if counts["earlier"] else ""),
             "rows quarantined": f"{counts['quarantined']:,}" + _by_rule(rules, book, "error"),
             "warnings": _by_rule(rules, book, "warning").removeprefix(" · ") or "none",
-            "target tokens": f"{targets:,}",
+            **({} if targets is None else {"target tokens": f"{targets:,}"}),
         },
     )
 
