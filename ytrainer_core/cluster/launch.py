@@ -87,8 +87,13 @@ def _deleted_afterwards(
 
 def owner_pod(api: KubernetesApi, pod: str) -> dict[str, Any]:
     """The ownerReference to a pod of the namespace; a pod's own name is its host's name."""
-    found = api.ask("GET", f"/api/v1/namespaces/{api.namespace}/pods/{pod}")
-    return {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": found["metadata"]["uid"]}
+    uid = read_pod(api, pod)["metadata"]["uid"]
+    return {"apiVersion": "v1", "kind": "Pod", "name": pod, "uid": uid}
+
+
+def read_pod(api: KubernetesApi, pod: str) -> dict[str, Any]:
+    """A pod of the namespace as it is now."""
+    return api.ask("GET", f"/api/v1/namespaces/{api.namespace}/pods/{pod}")
 
 
 def _create(
@@ -190,7 +195,10 @@ def _failure(api: KubernetesApi, name: str, end: Mapping[str, Any]) -> StageFail
     """The error of a failed TrainJob, with what its pods tell."""
     reason = f"TrainJob {name}: {end.get('reason') or 'failed'}: {end.get('message') or ''}"
     if end.get("reason") == "DeadlineExceeded":
-        return TimedOut(f"{reason.rstrip(': .')}. Give it a longer deadline; training continues.")
+        return TimedOut(
+            f"{reason.rstrip(': .')}. Raise launch.node_timeout_hours; the same command "
+            "continues from the last checkpoint."
+        )
     with contextlib.suppress(KubernetesError):  # without its pods the failure is still one
         told = [words for pod in job_pods(api, name) if (words := last_words(api, pod))]
         return StageFailed(f"{reason.rstrip(': .')}.", *told)

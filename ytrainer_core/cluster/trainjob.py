@@ -49,10 +49,12 @@ class SecretVariable:
 
 @dataclass(frozen=True)
 class SharedVolume:
-    """A PersistentVolumeClaim and where it is mounted; all nodes must be able to write to it."""
+    """A PersistentVolumeClaim and where it is mounted, whole or one folder of it."""
 
     claim: str
     path: str
+    sub_path: str = ""
+    read_only: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ class Nodes:
 
     cpu, memory: quantities as Kubernetes writes them ("8", "64Gi"), for each node. gpus: for each
     node, of gpu_type. shared_memory: size of /dev/shm, empty leaves the container's 64 MiB.
-    tolerations: as in a pod. runtime: the (Cluster)TrainingRuntime; a pod's PriorityClass and
-    Volcano's gang scheduling are set there, since no TrainJob can.
+    tolerations, security_context: as in a pod. runtime: the (Cluster)TrainingRuntime; a pod's
+    PriorityClass and Volcano's gang scheduling are set there, since no TrainJob can.
     """
 
     image: str
@@ -80,6 +82,9 @@ class Nodes:
     tolerations: Sequence[Mapping[str, Any]] = ()
     service_account: str = ""
     image_pull_secrets: Sequence[str] = ()
+    security_context: Mapping[str, Any] | None = None
+    pod_labels: Mapping[str, str] | None = None
+    pod_annotations: Mapping[str, str] | None = None
     runtime: str = "torch-distributed"
     runtime_kind: str = "ClusterTrainingRuntime"
     deadline_seconds: int = 0
@@ -98,7 +103,8 @@ def trainjob_manifest(
 ) -> dict[str, Any]:
     """The TrainJob that trains the task in `folder` (see training/launch.py) on several nodes.
 
-    name: made fit for Kubernetes. folder: below one of nodes.volumes. owner: an ownerReference;
+    name: made fit for Kubernetes. folder: below one of nodes.volumes, which all nodes must be able
+    to write to. owner: an ownerReference;
     with it the cluster itself deletes the TrainJob when the launcher's pod is gone.
     Raises ConfigError with everything that the API would refuse.
     """
@@ -179,7 +185,7 @@ def _check(folder: str, nodes: Nodes) -> None:
                    & set(_RESERVED))  # fmt: skip
     if taken:
         faults.append(f"environment: the trainer itself sets {', '.join(taken)}. Leave them out.")
-    if not any(Path(folder).is_relative_to(volume.path) for volume in nodes.volumes):
+    if not is_shared(folder, nodes, to_write=True):
         faults.append(
             f"{folder}: lies on no volume that the nodes share. Name a PersistentVolumeClaim that "
             "all nodes can write to, and its path."
@@ -191,6 +197,15 @@ def _check(folder: str, nodes: Nodes) -> None:
         )
     if faults:
         raise ConfigError(*faults)
+
+
+def is_shared(path: str | Path, nodes: Nodes, *, to_write: bool = False) -> bool:
+    """Whether the nodes see a path (absolute) as this machine does."""
+    return any(
+        Path(path).is_relative_to(volume.path)
+        for volume in nodes.volumes
+        if not (to_write and volume.read_only)
+    )
 
 
 def _scheduling_labels(nodes: Nodes) -> dict[str, str]:
@@ -217,12 +232,14 @@ def _environment(nodes: Nodes) -> list[dict[str, Any]]:
         }
         for given in nodes.secrets
     ]
-    return [*plain, *secret]
+    return [*secret, *plain]  # a plain value may name a secret one before it, as $(NAME)
 
 
 def _jobs(nodes: Nodes) -> dict[str, Any]:
     """What is changed of the runtime's own template."""
-    pod = {"template": {"spec": _pod(nodes)}}
+    marks = {"labels": nodes.pod_labels, "annotations": nodes.pod_annotations}
+    given = {name: dict(value) for name, value in marks.items() if value}
+    pod = {"template": {"spec": _pod(nodes)} | ({"metadata": given} if given else {})}
     jobs: dict[str, Any] = {"spec": {"replicatedJobs": [{"name": NODE, "template": {"spec": pod}}]}}
     if nodes.volcano_queue:
         jobs["metadata"] = {"annotations": {_VOLCANO_QUEUE: nodes.volcano_queue}}
@@ -234,9 +251,7 @@ def _pod(nodes: Nodes) -> dict[str, Any]:
         {"name": f"shared-{i}", "persistentVolumeClaim": {"claimName": volume.claim}}
         for i, volume in enumerate(nodes.volumes)
     ]
-    mounts = [
-        {"name": f"shared-{i}", "mountPath": volume.path} for i, volume in enumerate(nodes.volumes)
-    ]
+    mounts = [_mount(f"shared-{i}", volume) for i, volume in enumerate(nodes.volumes)]
     if nodes.shared_memory:
         memory = {"medium": "Memory", "sizeLimit": nodes.shared_memory}
         volumes.append({"name": "shm", "emptyDir": memory})
@@ -248,5 +263,16 @@ def _pod(nodes: Nodes) -> dict[str, Any]:
         "tolerations": [dict(toleration) for toleration in nodes.tolerations],
         "imagePullSecrets": [{"name": name} for name in nodes.image_pull_secrets],
         "serviceAccountName": nodes.service_account,
+        "securityContext": dict(nodes.security_context or {}),
     }
     return {name: value for name, value in pod.items() if value}
+
+
+def _mount(name: str, volume: SharedVolume) -> dict[str, Any]:
+    mount = {
+        "name": name,
+        "mountPath": volume.path,
+        "subPath": volume.sub_path,
+        "readOnly": volume.read_only,
+    }
+    return {field: value for field, value in mount.items() if value}

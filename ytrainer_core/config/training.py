@@ -16,6 +16,7 @@ from ytrainer_core.config.base import (
     Section,
     Strings,
 )
+from ytrainer_core.config.cluster import Quantity
 from ytrainer_core.config.presets import PRESETS, PresetName
 
 
@@ -243,10 +244,14 @@ class TrainConfig(Section):
 
 
 class LaunchConfig(Section):
-    """Several processes for one training."""
+    """Several processes for one training, on one machine or on several."""
 
     processes: AtLeastOne = 1
-    """Processes on this machine, one a GPU; on CPU they share its cores."""
+    """Processes on each machine, one a GPU; on CPU they share its cores."""
+
+    nodes: AtLeastOne = 1
+    """Machines of the training; above one it must run in a cluster with Kubeflow Trainer, which
+    gives it that many as a TrainJob."""
 
     engine: Literal["ddp", "deepspeed"] = "ddp"
     """How they work together."""
@@ -259,6 +264,47 @@ class LaunchConfig(Section):
 
     deepspeed_config: str = ""
     """A DeepSpeed JSON file that takes the place of `zero` and `offload`."""
+
+    node_cpu: Quantity = "4"
+    """Cores of each of several machines."""
+
+    node_memory: Quantity = "16Gi"
+    """Main memory of each of several machines."""
+
+    node_gpus: Count = 0
+    """GPUs of each of several machines."""
+
+    node_gpu_type: Annotated[str, Field(min_length=1)] = "nvidia.com/gpu"
+    """Resource by which the cluster knows the GPUs."""
+
+    node_shared_memory: Quantity = "8Gi"
+    """Most of a machine's memory that /dev/shm may take, through which its processes talk."""
+
+    node_timeout_hours: NonNegative = 0.0
+    """Hours that a TrainJob may take, its time in a queue included; 0 sets no limit."""
+
+    runtime: Annotated[str, Field(min_length=1)] = "torch-distributed"
+    """The ClusterTrainingRuntime of Kubeflow Trainer that the TrainJob builds on."""
+
+    kueue_queue: str = ""
+    """Kueue's LocalQueue in which the TrainJob waits for its machines; empty takes none."""
+
+    volcano_queue: str = ""
+    """Volcano's queue for the TrainJob, whose runtime must ask for Volcano; empty takes none."""
+
+    @property
+    def world_size(self) -> int:
+        """Processes on all machines together."""
+        return self.nodes * self.processes
+
+    @model_validator(mode="after")
+    def _a_gpu_for_each_process(self) -> Self:
+        if self.nodes > 1 and 0 < self.node_gpus < self.processes:
+            raise ValueError(
+                f"processes {self.processes} must not exceed node_gpus {self.node_gpus}, since "
+                "each takes a GPU of its machine"
+            )
+        return self
 
 
 class ArchitectureConfig(Section):

@@ -9,7 +9,7 @@ from ytrainer_core.data.corpus import row_texts
 from ytrainer_core.files import atomic_folder
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 from ytrainer_core.stages.common import corpus_for, record_lineage
-from ytrainer_core.stages.train import train_and_deliver
+from ytrainer_core.stages.train import check_nodes, train_and_deliver
 from ytrainer_core.training.checkpoints import Work
 from ytrainer_core.training.model import BaseReference
 from ytrainer_core.training.scratch import new_model, train_tokenizer
@@ -20,6 +20,7 @@ INITIAL_NAME = "initial"
 
 def pretrain(config: PretrainConfig, context: StageContext) -> StageResult:
     """Learn a tokenizer, make a model, train every token."""
+    check_nodes(config.launch)
     corpus = corpus_for(config, context, None)
     record_lineage(corpus, context)
     resolved = config.model_dump(mode="json")

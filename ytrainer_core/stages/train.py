@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ytrainer_core.config import CptConfig, PretrainConfig, SftConfig
+from ytrainer_core.cluster.own_pod import inherited_nodes, own_cluster
+from ytrainer_core.cluster.spread import launch_on_nodes
+from ytrainer_core.config import CptConfig, LaunchConfig, PretrainConfig, SftConfig
 from ytrainer_core.data.corpus import Corpus
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import ConfigError
@@ -24,7 +26,7 @@ from ytrainer_core.stages.common import (
 )
 from ytrainer_core.training import checkpoints
 from ytrainer_core.training.checkpoints import Work
-from ytrainer_core.training.job import TrainResult
+from ytrainer_core.training.job import Log, TrainResult
 from ytrainer_core.training.launch import launch
 from ytrainer_core.training.model import BaseReference, base_digest
 from ytrainer_core.training.parents import parent_of
@@ -43,6 +45,7 @@ def cpt(config: CptConfig, context: StageContext) -> StageResult:
 
 
 def _tune(stage: str, config: SftConfig, context: StageContext) -> StageResult:
+    check_nodes(config.launch)
     folder, tokenizer = base_of(config.model)
     corpus = corpus_for(config, context, tokenizer)
     require_answers(corpus)
@@ -104,15 +107,34 @@ def train_and_deliver(
                 run_id=context.run.run_id,
                 parent=dataclasses.asdict(parent_of(config.model)),
             )
-            alone = config.launch.processes == 1 and config.launch.engine == "ddp"
-            result = (
-                perform(task, context.log) if alone else launch(task, config.launch, context.log)
-            )
+            result = _train(task, config.launch, context.log)
             checkpoints.mark_finished(root, dataclasses.asdict(result))
         else:
             result = TrainResult(**done["result"])
         checkpoints.deliver(root, context.outputs["model"], context.outputs["epochs"])
     return report(config, context, result, earlier=done is not None)
+
+
+def check_nodes(config: LaunchConfig) -> None:
+    """Refuse several machines where there can be none, before anything is prepared for them."""
+    if config.nodes > 1:
+        inherited_nodes(*own_cluster(config), config)
+
+
+def _train(task: TrainingTask, config: LaunchConfig, log: Log) -> TrainResult:
+    """Do the work in this process, in several of this machine, or on several machines."""
+    if config.nodes > 1:
+        api, pod = own_cluster(config)
+        nodes = inherited_nodes(api, pod, config)
+        return launch_on_nodes(task, nodes, log, api=api, pod=pod, say=_say)
+    if config.processes == 1 and config.engine == "ddp":
+        return perform(task, log)
+    return launch(task, config, log)
+
+
+def _say(line: str) -> None:
+    """What the nodes do; this process' own output may be read by a machine."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def refuse_changed(config: SftConfig | PretrainConfig, work: Work, root: Path) -> None:

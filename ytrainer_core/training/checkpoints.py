@@ -43,9 +43,14 @@ MODEL_NAME = "model"
 EPOCHS_NAME = "epochs"
 
 _NOT_PART_OF_THE_WORK = frozenset(
-    {"output_dir", "tracking", "train.resume", "train.tensorboard", "train.checkpoint_to"}
+    {
+        *("output_dir", "tracking", "train.resume", "train.tensorboard", "train.checkpoint_to"),
+        *("launch.node_cpu", "launch.node_memory", "launch.node_gpu_type"),
+        *("launch.node_shared_memory", "launch.node_timeout_hours", "launch.runtime"),
+        *("launch.kueue_queue", "launch.volcano_queue"),
+    }
 )
-"""Config keys that say where results go, not what they are."""
+"""Config keys that say where work is done and results go, not what they are."""
 
 
 @dataclass(frozen=True)

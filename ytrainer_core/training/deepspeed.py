@@ -133,7 +133,9 @@ def check_deepspeed(config: SftConfig | PretrainConfig) -> None:
             "Set objective.normalization=tokens, or launch.engine=ddp."
         )
     zero = settings["zero_optimization"]
-    if zero.get("offload_optimizer") and not torch.cuda.is_available():
+    launch = config.launch
+    has_gpu = launch.node_gpus > 0 if launch.nodes > 1 else torch.cuda.is_available()
+    if zero.get("offload_optimizer") and not has_gpu:
         faults.append(
             "launch.offload=cpu: without a GPU everything is in main memory already. Set "
             "launch.offload=none."

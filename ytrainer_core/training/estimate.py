@@ -102,7 +102,7 @@ class Estimate:
             f"{name} {size / GIB:.2f}" for name, size in self.memory.parts.items() if size
         )
         text = f"{self.memory.peak / GIB:.2f} GiB: {parts}"
-        processes = self.plan.launch.processes
+        processes = self.plan.launch.world_size
         return text + (f" (each of {processes} processes)" if processes > 1 else "")
 
 
@@ -168,7 +168,7 @@ def training_plan(
     from transformers import AutoConfig
 
     trust = config.model.trust_remote_code
-    processes = config.launch.processes
+    processes = config.launch.world_size
     if isinstance(config, PretrainConfig):
         shape = model_shape(config.architecture, tokenizer)
     else:

@@ -217,12 +217,12 @@ def optimizer_bytes(plan: Plan, trained: int) -> tuple[float, float]:
 def _split(plan: Plan, size: float, *, stage: int) -> float:
     """Bytes of one process where DeepSpeed splits this from ZeRO `stage` on."""
     zero = (plan.job.deepspeed or {}).get("zero_optimization", {}).get("stage", 0)
-    return size / plan.launch.processes if zero >= stage else size
+    return size / plan.launch.world_size if zero >= stage else size
 
 
 def _whole_copies(plan: Plan, trained: int) -> float:
     """DDP's buckets, in which it exchanges gradients."""
-    alone = plan.launch.processes == 1 or plan.job.deepspeed is not None
+    alone = plan.launch.world_size == 1 or plan.job.deepspeed is not None
     return 0.0 if alone else 4.0 * trained
 
 
@@ -281,7 +281,7 @@ def _group_room() -> Iterator[float]:
 
 
 def needed_bytes(plan: Plan, memory: Memory) -> float:
-    """Memory that the device of `available_bytes` must have: on a CPU, of all processes."""
+    """Memory that the device of `available_bytes` must have: on a CPU, of its processes."""
     return memory.peak * (plan.launch.processes if plan.device == "cpu" else 1)
 
 

@@ -98,7 +98,7 @@ def _turned(plan: Plan, name: str, value: Any) -> tuple[str, Plan] | None:
         return (trains, dataclasses.replace(plan, quantized=True)) if has else None
     if name == "optim.optimizer" and job.optim.optimizer != value:
         return trains, _with(plan, "optim", optimizer=value)
-    if name == "launch.zero" and plan.launch.processes > 1 and job.deepspeed is not None:
+    if name == "launch.zero" and plan.launch.world_size > 1 and job.deepspeed is not None:
         settings = job.deepspeed | {"zero_optimization": {"stage": value}}
         return trains, dataclasses.replace(plan, job=dataclasses.replace(job, deepspeed=settings))
     return None

@@ -44,7 +44,8 @@ class Cluster:
     """What the stub holds.
 
     scenes: the statuses that a TrainJob made here goes through; a callable is called, and what it
-    returns is the status. refusals: statuses of the next answers in place of real ones.
+    returns is the status. refusals: statuses of the next answers in place of real ones. on_delete:
+    called where a TrainJob is deleted, before it is gone.
     """
 
     def __init__(self) -> None:
@@ -57,6 +58,7 @@ class Cluster:
         self.lose_answer_to_post = False
         self.cut_logs_after = 0
         self.slow_to_delete = 0
+        self.on_delete: Callable[[], None] = lambda: None
         self.made = 0
         self.requests: list[str] = []
         self.lock = threading.RLock()
@@ -66,6 +68,7 @@ class Cluster:
         name: str,
         index: int,
         *,
+        job: str = "train",
         phase: str = "Running",
         created: str = _TIME,
         ended: Tree | None = None,
@@ -73,7 +76,7 @@ class Cluster:
     ) -> None:
         """A pod of the TrainJob; ended: how its container terminated."""
         labels = {
-            "jobset.sigs.k8s.io/jobset-name": "train",
+            "jobset.sigs.k8s.io/jobset-name": job,
             "jobset.sigs.k8s.io/replicatedjob-name": "node",
             "batch.kubernetes.io/job-completion-index": str(index),
         }
@@ -124,6 +127,7 @@ class Cluster:
         return 201, self._shown(job)
 
     def _delete(self, name: str) -> tuple[int, Any]:
+        self.on_delete()
         if self.slow_to_delete:
             self.jobs[name]["metadata"]["deletionTimestamp"] = _TIME
         else:

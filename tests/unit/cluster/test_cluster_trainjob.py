@@ -28,7 +28,10 @@ FULL = Nodes(
     memory="256Gi",
     gpus=8,
     shared_memory="16Gi",
-    volumes=(SharedVolume("work", "/data"), SharedVolume("hub", "/cache")),
+    volumes=(
+        SharedVolume("work", "/data"),
+        SharedVolume("hub", "/cache", "models", read_only=True),
+    ),
     environment={"NCCL_DEBUG": "WARN", "AWS_ENDPOINT_URL": "http://minio"},
     secrets=(SecretVariable("AWS_SECRET_ACCESS_KEY", "s3", "secret"),),
     node_selector={"gpu": "h100"},
@@ -130,12 +133,12 @@ def test_everything_that_can_be_asked_for_is_there_and_known_to_the_schema() -> 
     amounts = {"cpu": "32", "memory": "256Gi", "nvidia.com/gpu": "8"}
     assert trainer["resourcesPerNode"] == {"requests": amounts, "limits": amounts}
     assert trainer["env"] == [
-        {"name": "AWS_ENDPOINT_URL", "value": "http://minio"},
-        {"name": "NCCL_DEBUG", "value": "WARN"},
         {
             "name": "AWS_SECRET_ACCESS_KEY",
             "valueFrom": {"secretKeyRef": {"name": "s3", "key": "secret", "optional": True}},
         },
+        {"name": "AWS_ENDPOINT_URL", "value": "http://minio"},
+        {"name": "NCCL_DEBUG", "value": "WARN"},
     ]
     template = spec["runtimePatches"][0]["trainingRuntimeSpec"]["template"]
     assert template["metadata"] == {"annotations": {"scheduling.volcano.sh/queue-name": "gpus"}}
@@ -150,7 +153,12 @@ def test_everything_that_can_be_asked_for_is_there_and_known_to_the_schema() -> 
                 "name": "node",
                 "volumeMounts": [
                     {"name": "shared-0", "mountPath": "/data"},
-                    {"name": "shared-1", "mountPath": "/cache"},
+                    {
+                        "name": "shared-1",
+                        "mountPath": "/cache",
+                        "subPath": "models",
+                        "readOnly": True,
+                    },
                     {"name": "shm", "mountPath": "/dev/shm"},
                 ],
             }
@@ -235,6 +243,7 @@ def test_the_schema_refuses_what_the_api_refuses_and_says_where(path: str, value
         ({"secrets": (SecretVariable("PET_MASTER_ADDR", "a", "b"),)}, "PET_MASTER_ADDR"),
         ({"volumes": ()}, "/data/task: lies on no volume that the nodes share"),
         ({"volumes": (SharedVolume("other", "/dat"),)}, "/data/task: lies on no volume"),
+        ({"volumes": (SharedVolume("a", "/data", read_only=True),)}, "/data/task: lies on no"),
         ({"kueue_priority_class": "idle"}, "Set kueue_queue too"),
         ({"memory": "16 GB"}, "resourcesPerNode"),
         ({"tolerations": ({"efect": "NoSchedule"},)}, "'efect' was unexpected"),
