@@ -21,7 +21,7 @@ def corpus_to_champion(steps: Steps, tune: Any) -> Outputs:
     tune: the component that trains. Returns the gate's verdict and the URI of the registered
     version, as outputs of steps.
     """
-    corpus = steps.add(validate)
+    corpus = steps.add(validate, cached=False)  # what lies at an address may have changed
     scored = steps.add(score, dataset=corpus.outputs["dataset"])
     dataset = scored.outputs["scored"]
     ordered = steps.add(order, dataset=dataset, scores=scored.outputs["scores"])

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -198,6 +200,33 @@ def test_the_registered_adapter_is_the_one_that_the_step_left(
     assert sha256_file(kept) == sha256_file(made)
 
 
+def test_how_soon_a_step_speaks_is_told(
+    image: Image,
+    servers: Servers,
+    corpus: dict[str, str],
+    base_folder: Path,
+    root: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the start of the container to the first line that its step prints."""
+    waited: list[float] = []
+
+    def hear(container: Any) -> None:
+        lines = container.logs(stream=True, follow=True, timestamps=True)
+        first, *_ = b"".join(lines).decode().splitlines()
+        container.reload()
+        began = container.attrs["State"]["StartedAt"]
+        waited.append((_time_of(first.split()[0]) - _time_of(began)).total_seconds())
+
+    monkeypatch.setattr("pipelines.docker_runner._print_logs", hear)
+    base = _readable(base_folder)
+    with _runner(servers, {base: False}) as runner:
+        local.init(runner=runner, pipeline_root=str(root))
+        validate(data_train=corpus["train"], model_name_or_path=str(base), max_length=128)
+    assert len(waited) == 1 and waited[0] > 0
+    tell(f"a step's first line: {waited[0]:.1f} s after its container started")
+
+
 # --- failures ------------------------------------------------------------------------------------
 
 
@@ -264,6 +293,14 @@ def _runner(servers: Servers, folders: dict[Path, bool]) -> Any:
         folders=folders,
         **HOST,
     )
+
+
+def _time_of(stamp: str) -> datetime:
+    """Docker's and podman's stamps, whose nanoseconds datetime does not read."""
+    whole, _, rest = stamp.partition(".")
+    zone = re.sub(r"^\d+", "", rest).replace("Z", "+00:00")
+    microseconds = re.match(r"\d{0,6}", rest)
+    return datetime.fromisoformat(f"{whole}.{microseconds[0] if microseconds else 0:0<6}{zone}")
 
 
 def _writable(folder: Path) -> Path:
