@@ -62,4 +62,4 @@ images:
 	$(PYTHON) docker/build.py $(IMAGES)
 
 test-containers: $(VENV)/.dev
-	TEST_CONTAINERS=1 $(BIN)/python -m pytest -q tests/containers
+	TEST_CONTAINERS=1 $(BIN)/python -m pytest -q -rs tests/containers

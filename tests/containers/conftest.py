@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib.util
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -66,21 +67,29 @@ def engine() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="session")
-def image(engine: Engine, build_script: Any) -> Image:
-    """The cpu image, built by the release's own command."""
-    names = [f"{engine.prefix}{IMAGE}"]
+def build(engine: Engine, build_script: Any) -> Callable[[str, Path], float]:
+    """build(name, checkout) -> seconds; the cpu image, by the release's own command."""
     arguments = {"VERSION": __version__, "GIT_SHA": build_script.commit()}
     if index := os.environ.get("TORCH_INDEX"):
         arguments["TORCH_INDEX"] = index
-    command = build_script.build_command(
-        engine.tool, "cpu", names, arguments, engine.pip_conf, engine.build_words
-    )
-    started = time.monotonic()
-    said = engine.run(command, cwd=ROOT)
-    seconds = time.monotonic() - started
-    assert said.returncode == 0, f"{said.stdout[-2000:]}\n{said.stderr[-4000:]}"
-    tell(f"image: built in {seconds:.0f} s")
-    return Image(names[0], engine, seconds)
+
+    def do(name: str, checkout: Path) -> float:
+        command = build_script.build_command(
+            engine.tool, "cpu", [name], arguments, engine.pip_conf, engine.build_words
+        )
+        started = time.monotonic()
+        said = engine.run(command, cwd=checkout)
+        assert said.returncode == 0, f"{said.stdout[-2000:]}\n{said.stderr[-4000:]}"
+        return time.monotonic() - started
+
+    return do
+
+
+@pytest.fixture(scope="session")
+def image(engine: Engine, build: Callable[[str, Path], float]) -> Image:
+    name = f"{engine.prefix}{IMAGE}"
+    tell(f"image: built in {build(name, ROOT):.0f} s")
+    return Image(name, engine)
 
 
 @pytest.fixture(scope="session")

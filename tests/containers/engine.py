@@ -103,6 +103,9 @@ def _podman(folder: Path) -> Iterator[Engine]:
 
 def _serve(folder: Path, variables: dict[str, str]) -> Iterator[Engine]:
     _make_base(folder, variables)
+    said = _run(["podman", "run", "--rm", base_name(), "true"], variables)
+    if said.returncode != 0:
+        raise NoEngine(f"no docker daemon answers, and podman may run nothing: {_end_of(said)}")
     socket = folder / "podman.sock"
     service = subprocess.Popen(
         ["podman", "system", "service", "--time", "0", f"unix://{socket}"],
@@ -146,7 +149,8 @@ def _tools(folder: Path) -> _Tools:
     options = ["-y", "-qq", "--no-install-recommends", "--download-only", "-o", where]
     _run(["apt-get", "update", "-qq"])  # a foreign source may fail, and does not matter
     said = _run(["apt-get", "install", *options, *_PACKAGES])
-    assert said.returncode == 0, said.stderr
+    if said.returncode != 0:
+        raise NoEngine(f"no docker daemon answers, and podman cannot be had: {_end_of(said)}")
     libraries = []
     for package in packages.glob("*.deb"):
         name = package.name.partition("_")[0]
@@ -258,6 +262,11 @@ def _mounts_for_pip() -> list[str]:
 
 def _hard_limit_of_files() -> int:
     return resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+
+
+def _end_of(said: subprocess.CompletedProcess[str]) -> str:
+    """The last line of what a program complained of."""
+    return (said.stderr.strip().splitlines() or [f"exit code {said.returncode}"])[-1]
 
 
 def _run(

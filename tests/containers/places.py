@@ -11,11 +11,10 @@ BUCKET = "runs"
 
 @dataclass(frozen=True)
 class Image:
-    """The cpu image. name: its reference, in full. build_seconds: what the build took."""
+    """The cpu image. name: its reference, in full."""
 
     name: str
     engine: Engine
-    build_seconds: float
 
 
 @dataclass(frozen=True)

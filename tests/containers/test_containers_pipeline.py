@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
+import shutil
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +83,28 @@ def test_home_can_be_written_by_the_images_user_and_by_any_other_of_its_group(
 def test_every_import_of_the_image_fits_the_others(image: Image, client: Any) -> None:
     told = client.containers.run(image.name, ["python3", "-m", "pip", "check"], remove=True, **HOST)
     assert "No broken requirements" in told.decode()
+
+
+def test_after_a_change_of_our_code_no_package_is_installed_again(
+    image: Image, client: Any, build: Callable[[str, Path], float], tmp_path: Path
+) -> None:
+    for name in ("ytrainer_core", "components", "pipelines", "docker"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("pyproject.toml", "constraints.txt", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    with (tmp_path / "ytrainer_core" / "__init__.py").open("a") as module:
+        module.write("\nCHANGED = True\n")
+    changed = f"{image.engine.prefix}ytrainer-changed:1"
+    tell(f"image: built again in {build(changed, tmp_path):.0f} s after a change of our code")
+    before, after = (client.images.get(name).attrs["RootFS"]["Layers"]
+                     for name in (image.name, changed))  # fmt: skip
+    shared = [one == other for one, other in zip(before, after, strict=True)]
+    assert not all(shared) and shared == sorted(shared, reverse=True)
+    sizes = [step["Size"] for step in client.images.get(changed).history() if step["Size"]]
+    assert sum(sizes[: shared.count(False)]) < 10e6  # the newest come first
+    program = "import ytrainer_core; print(ytrainer_core.CHANGED)"
+    told = client.containers.run(changed, ["python3", "-c", program], remove=True, **HOST)
+    assert told.decode().strip() == "True"
 
 
 # --- the pipeline --------------------------------------------------------------------------------
@@ -211,12 +232,13 @@ def test_how_soon_a_step_speaks_is_told(
     """From the start of the container to the first line that its step prints."""
     waited: list[float] = []
 
-    def hear(container: Any) -> None:
-        lines = container.logs(stream=True, follow=True, timestamps=True)
-        first, *_ = b"".join(lines).decode().splitlines()
-        container.reload()
-        began = container.attrs["State"]["StartedAt"]
-        waited.append((_time_of(first.split()[0]) - _time_of(began)).total_seconds())
+    def hear(container: Any) -> None:  # called when the container has been started
+        began = time.monotonic()
+        lines = container.logs(stream=True, follow=True)
+        next(lines)
+        waited.append(time.monotonic() - began)
+        for _ in lines:
+            pass
 
     monkeypatch.setattr("pipelines.docker_runner._print_logs", hear)
     base = _readable(base_folder)
@@ -293,14 +315,6 @@ def _runner(servers: Servers, folders: dict[Path, bool]) -> Any:
         folders=folders,
         **HOST,
     )
-
-
-def _time_of(stamp: str) -> datetime:
-    """Docker's and podman's stamps, whose nanoseconds datetime does not read."""
-    whole, _, rest = stamp.partition(".")
-    zone = re.sub(r"^\d+", "", rest).replace("Z", "+00:00")
-    microseconds = re.match(r"\d{0,6}", rest)
-    return datetime.fromisoformat(f"{whole}.{microseconds[0] if microseconds else 0:0<6}{zone}")
 
 
 def _writable(folder: Path) -> Path:
