@@ -28,10 +28,14 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.memory
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.storage_faults
+	$(BIN)/python -m benchmarks.sizing
 
 compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune
 	$(BIN)/ytrainer pipeline compile retrain
+	$(BIN)/ytrainer pipeline compile cpt
+	$(BIN)/ytrainer pipeline compile pretrain
+	$(BIN)/ytrainer pipeline compile score_only
 	$(BIN)/python -m components.readme
 
 $(BIN)/python:

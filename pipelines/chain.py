@@ -21,18 +21,15 @@ def corpus_to_champion(steps: Steps, tune: Any) -> Outputs:
     tune: the component that trains. Returns the gate's verdict and the URI of the registered
     version, as outputs of steps.
     """
-    corpus = steps.add(validate, cached=False)  # what lies at an address may have changed
+    corpus = steps.add(validate)
     scored = steps.add(score, dataset=corpus.outputs["dataset"])
     dataset = scored.outputs["scored"]
     ordered = steps.add(order, dataset=dataset, scores=scored.outputs["scores"])
     tuned = steps.add(tune, dataset=dataset, order_file=ordered.outputs["order_file"])
     model = tuned.outputs["model"]
-    # neither of the next is taken from a cache: the champion may be another one by now
-    judged = steps.add(evaluate, cached=False, model=model, dataset=dataset)
-    registered = steps.add(
-        register, cached=False, model=model, evaluation=judged.outputs["evaluation"]
-    )
+    judged = steps.add(evaluate, model=model, dataset=dataset)
+    registered = steps.add(register, model=model, evaluation=judged.outputs["evaluation"])
     # kfp.local resolves a condition only on a task's single, unnamed output
     with dsl.If(judged.outputs["Output"] == True, name="gate passed"):  # noqa: E712
-        steps.add(promote, cached=False, version=registered.outputs["Output"])
+        steps.add(promote, version=registered.outputs["Output"])
     return Outputs(passed=judged.outputs["Output"], version=registered.outputs["Output"])

@@ -6,18 +6,19 @@ import warnings
 from pathlib import Path
 
 from pipelines import definition_of
+from pipelines.placement import Placement
 from ytrainer_core.config import ClusterConfig
 
 
-def compile_to(name: str, path: Path, cluster: ClusterConfig | None = None) -> None:
+def compile_to(name: str, path: Path, placement: Placement | None = None) -> None:
     """Write a pipeline's YAML atomically.
 
-    cluster: where the steps run; what a run may say otherwise has its default from there.
+    placement: where the steps run; what a run may say otherwise has its default from there.
     """
     from kfp import compiler
 
     path.parent.mkdir(parents=True, exist_ok=True)
-    pipeline = definition_of(name).trace(cluster or ClusterConfig())
+    pipeline = definition_of(name).trace(placement or Placement(ClusterConfig()))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".compile.") as scratch:
         temporary = Path(scratch) / path.name
         with warnings.catch_warnings():

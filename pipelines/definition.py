@@ -12,7 +12,7 @@ from typing import Any
 from kfp import dsl
 
 from pipelines.configs import PIPELINE_CONFIGS
-from pipelines.placement import parameters_of, place
+from pipelines.placement import Placement, parameters_of, place
 from ytrainer_core.config import ClusterConfig, StageConfig, walk_fields
 from ytrainer_core.config.base import description_of, get_dotted
 from ytrainer_core.config.headline import HEADLINE, as_parameter
@@ -27,23 +27,23 @@ class Steps:
     given: the pipeline's parameters. used: those that a step has asked for.
     """
 
-    def __init__(self, given: Mapping[str, Any], cluster: ClusterConfig | None) -> None:
-        self._given, self._cluster = given, cluster
+    def __init__(self, given: Mapping[str, Any], placement: Placement | None) -> None:
+        self._given, self._placement = given, placement
         self.used: set[str] = set()
 
-    def add(self, component: Any, *, cached: bool = True, **inputs: Any) -> Any:
+    def add(self, component: Any, **inputs: Any) -> Any:
         """A step that gets all parameters it knows, besides these inputs; kfp's task.
 
-        cached: whether the cluster may take what an equal step made before.
+        Kubeflow's cache is off: it goes by addresses and names, and what lies there may have
+        changed. Our own go by content: corpora, tokens, evaluations and trainings.
         """
         known = component.component_spec.inputs
         own = {name: v for name, v in self._given.items() if name in known and name not in inputs}
         self.used |= own.keys()
         task = component(**own, **inputs)
-        if not cached:
-            task.set_caching_options(False)
-        if self._cluster:
-            place(task, self._given, self._cluster)
+        task.set_caching_options(False)
+        if self._placement:
+            place(task, self._given, self._placement)
         return task
 
 
@@ -59,11 +59,11 @@ class Definition:
         """Every section that its steps read."""
         return PIPELINE_CONFIGS[self.name]
 
-    def trace(self, cluster: ClusterConfig | None = None) -> Any:
-        """kfp's pipeline, to be called, run or compiled; without a cluster for this machine."""
+    def trace(self, placement: Placement | None = None) -> Any:
+        """kfp's pipeline, to be called, run or compiled; without a placement for this machine."""
         headline = self._headline()
-        asked = self._trace(headline, cluster)[1]
-        return self._trace({n: v for n, v in headline.items() if n in asked}, cluster)[0]
+        asked = self._trace(headline, placement)[1]
+        return self._trace({n: v for n, v in headline.items() if n in asked}, placement)[0]
 
     def _headline(self) -> dict[str, Any]:
         """Every headline parameter that the config knows, with the pipeline's own default."""
@@ -76,14 +76,15 @@ class Definition:
         }
 
     def _trace(
-        self, headline: Mapping[str, Any], cluster: ClusterConfig | None
+        self, headline: Mapping[str, Any], placement: Placement | None
     ) -> tuple[Any, set[str]]:
         """The pipeline with these parameters, and which of them its steps have asked for."""
-        defaults = {**headline, **parameters_of(cluster or ClusterConfig()), _CONFIG: {}}
+        cluster = placement.cluster if placement else ClusterConfig()
+        defaults = {**headline, **parameters_of(cluster), _CONFIG: {}}
         used: set[str] = set()
 
         def pipeline(*values: Any) -> Any:
-            steps = Steps(dict(zip(defaults, values, strict=True)), cluster)
+            steps = Steps(dict(zip(defaults, values, strict=True)), placement)
             outputs = self.body(steps)
             used.update(steps.used)
             return outputs

@@ -1,6 +1,8 @@
 """Where a step of a pipeline runs on a cluster: its size, nodes, secrets, volumes and patience."""
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from ytrainer_core.config import ClusterConfig
@@ -13,6 +15,9 @@ CACHE_PATH = "/cache"
 
 _LIGHT = frozenset({"order", "promote"})
 """Steps that load no model and read no corpus."""
+
+_TRAIN = frozenset({"pretrain", "cpt", "sft"})
+"""Steps that several machines can do; such a step only looks on, and needs no GPU for that."""
 
 _LIGHT_CPU, _LIGHT_MEMORY = "1", "4Gi"
 _WITHOUT_GPU = _LIGHT | {"validate"}
@@ -32,8 +37,18 @@ _SECRETS = {
     "hub_secret": ("HF_TOKEN", "HF_ENDPOINT"),
 }
 _SECONDS_PER_HOUR = 3600
-_BACKOFF = "60s"
-"""Before a step is started again; a lost node is not back at once."""
+_BACKOFF_SECONDS = 60
+"""Before a step is started again, doubled each time; a lost node is not back at once."""
+
+_FOR_EVER_SECONDS = 365 * 24 * _SECONDS_PER_HOUR
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the steps run. nodes: machines of the training; above one it is no pod's own work."""
+
+    cluster: ClusterConfig
+    nodes: int = 1
 
 
 def parameters_of(config: ClusterConfig) -> dict[str, Any]:
@@ -51,26 +66,28 @@ def parameters_of(config: ClusterConfig) -> dict[str, Any]:
     }
 
 
-def place(task: Any, given: Mapping[str, Any], config: ClusterConfig) -> None:
+def place(task: Any, given: Mapping[str, Any], placement: Placement) -> None:
     """Tell a step where and how it runs.
 
     given: the pipeline's parameters, of which those of `parameters_of` are read. The rest kfp
     fixes when it compiles, so it comes from the config.
     """
-    _size(task, given, config)
+    config = placement.cluster
+    spread = placement.nodes > 1 and task.name in _TRAIN
+    _size(task, given, config, with_gpu=not spread and task.name not in _WITHOUT_GPU)
     _choose_nodes(task, given, config)
     _reach(task, given, config)
     _bear(task, config)
 
 
-def _size(task: Any, given: Mapping[str, Any], config: ClusterConfig) -> None:
+def _size(task: Any, given: Mapping[str, Any], config: ClusterConfig, *, with_gpu: bool) -> None:
     from kfp import kubernetes
 
     light = task.name in _LIGHT
     cpu, memory = (_LIGHT_CPU, _LIGHT_MEMORY) if light else (given["cpu"], given["memory"])
     task.set_cpu_request(cpu).set_cpu_limit(cpu)
     task.set_memory_request(memory).set_memory_limit(memory)
-    if task.name not in _WITHOUT_GPU:
+    if with_gpu:
         task.set_accelerator_type(given["gpu_type"]).set_accelerator_limit(given["gpus"])
     if config.shared_memory and not light:
         kubernetes.empty_dir_mount(
@@ -98,6 +115,8 @@ def _reach(task: Any, given: Mapping[str, Any], config: ClusterConfig) -> None:
     if config.image_pull_secrets:
         kubernetes.set_image_pull_secrets(task, list(config.image_pull_secrets))
     for parameter, keys in _SECRETS.items():
+        if not getattr(config, parameter):
+            continue
         kubernetes.use_secret_as_env(
             task, given[parameter], {key: key for key in keys}, optional=True
         )
@@ -110,7 +129,15 @@ def _reach(task: Any, given: Mapping[str, Any], config: ClusterConfig) -> None:
 def _bear(task: Any, config: ClusterConfig) -> None:
     from kfp import kubernetes
 
-    if config.timeout_hours:
-        kubernetes.set_timeout(task, round(config.timeout_hours * _SECONDS_PER_HOUR))
+    seconds = math.ceil(config.timeout_hours * _SECONDS_PER_HOUR)
+    if seconds:
+        kubernetes.set_timeout(task, seconds)
     if config.retries:
-        task.set_retry(config.retries, backoff_duration=_BACKOFF)
+        # Argo counts the longest backoff from the first start on, so it must cover all of them
+        pauses = _BACKOFF_SECONDS * 2**config.retries
+        longest = (config.retries + 1) * seconds + pauses if seconds else _FOR_EVER_SECONDS
+        task.set_retry(
+            config.retries,
+            backoff_duration=f"{_BACKOFF_SECONDS}s",
+            backoff_max_duration=f"{longest}s",
+        )

@@ -12,9 +12,7 @@ Outputs = NamedTuple("Outputs", [("version", str)])
 
 def pretrain(steps: Steps) -> Outputs:
     """Learn a tokenizer and a model from text, and register it; no gate judges a first model."""
-    corpus = steps.add(validate, cached=False, model_name_or_path="")
+    corpus = steps.add(validate, model_name_or_path="")
     trained = steps.add(train, dataset=corpus.outputs["dataset"])
-    registered = steps.add(
-        register, cached=False, model=trained.outputs["model"], model_name_or_path=""
-    )
+    registered = steps.add(register, model=trained.outputs["model"], model_name_or_path="")
     return Outputs(version=registered.outputs["Output"])

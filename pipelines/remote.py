@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipelines import PIPELINES, definition_of
-from pipelines.arguments import arguments_of, cluster_of
+from pipelines import PIPELINES
+from pipelines.api import Api
+from pipelines.arguments import arguments_of, placement_of
 from pipelines.cluster import UNFINISHED, Cluster, PipelineVersion
 from pipelines.compile import compile_to
 from pipelines.configs import PIPELINE_CONFIGS
 from pipelines.result import Result
-from pipelines.token import read_token
 from ytrainer_core import __version__
 from ytrainer_core.config import STAGE_CONFIGS, narrow
 from ytrainer_core.data.corpus import SPLITS
@@ -26,6 +26,7 @@ from ytrainer_core.demo.resources import PREFIX as DEMO
 from ytrainer_core.errors import Cancelled, ConfigError, StageFailed, TimedOut, YTrainerError
 
 _DIGEST_CHARACTERS = 8
+_PATIENCE_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
@@ -38,24 +39,17 @@ class Job:
     experiment: str
 
 
-def submit(name: str, tree: Mapping[str, Any], path: Path | None, host: str) -> str:
-    """Create one run and return its URL. Raises ConfigError before anything is sent."""
-    import kfp
-
-    require_reachable(narrow(PIPELINE_CONFIGS[name], tree, path))
-    pipeline = definition_of(name).trace(cluster_of(name, tree))
-    arguments = arguments_of(name, tree, pipeline)
-    try:
-        client = kfp.Client(host=host, existing_token=read_token() or None)
-        run = client.create_run_from_pipeline_func(
-            pipeline, arguments=arguments, enable_caching=False
-        )
-    except Exception as error:  # the client raises whatever its transport does
-        raise YTrainerError(
-            f"{host}: the run could not be submitted ({type(error).__name__}: {error}). Check the "
-            "URL and the token, and that the API answers."
-        ) from error
-    return f"{host.rstrip('/')}/#/runs/details/{run.run_id}"
+def submit(
+    name: str, tree: Mapping[str, Any], path: Path | None, host: str, *, say: Callable[[str], None]
+) -> str:
+    """Start one run and return its URL. Raises ConfigError before anything is sent."""
+    config: Any = narrow(PIPELINE_CONFIGS[name], tree, path)
+    require_reachable(config)
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    job = Job(name, tree, f"{name}-{stamp}", config.tracking.experiment)
+    cluster = Cluster(Api(host, patience=_PATIENCE_SECONDS, deadline=float("inf"), say=say))
+    run, _ = _start(cluster, job, _uploaded(cluster, job))
+    return cluster.page_of(run.run_id)
 
 
 def require_reachable(config: Any) -> None:
@@ -85,8 +79,7 @@ def run_remote(
     version = _uploaded(cluster, job)
     told.pipeline_version = version.name
     try:
-        arguments = arguments_of(job.pipeline, job.tree, PIPELINES[job.pipeline])
-        run, is_new = cluster.start(job.name, version, arguments, job.experiment)
+        run, is_new = _start(cluster, job, version)
         told.run, told.url = str(run.run_id), cluster.page_of(run.run_id)
         say(f"{'started' if is_new else 'runs already'}: {told.url}")
         run = _follow(cluster, told, poll, say)
@@ -103,10 +96,16 @@ def _uploaded(cluster: Cluster, job: Job) -> PipelineVersion:
     """The pipeline's version, named after the package and what the pipeline compiles to."""
     with tempfile.TemporaryDirectory(prefix="ytrainer.") as scratch:
         file = Path(scratch) / f"{job.pipeline}.yaml"
-        compile_to(job.pipeline, file, cluster_of(job.pipeline, job.tree))
+        compile_to(job.pipeline, file, placement_of(job.pipeline, job.tree))
         digest = hashlib.sha256(file.read_bytes()).hexdigest()[:_DIGEST_CHARACTERS]
         name = f"ytrainer-{__version__}-{digest}"
         return cluster.upload(f"ytrainer-{job.pipeline}", name, file)
+
+
+def _start(cluster: Cluster, job: Job, version: PipelineVersion) -> tuple[Any, bool]:
+    """(the job's run, whether it is new)."""
+    arguments = arguments_of(job.pipeline, job.tree, PIPELINES[job.pipeline])
+    return cluster.start(job.name, version, arguments, job.experiment)
 
 
 def _follow(cluster: Cluster, told: Result, poll: float, say: Callable[[str], None]) -> Any:

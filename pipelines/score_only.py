@@ -8,6 +8,6 @@ from pipelines.definition import Steps
 
 def score_only(steps: Steps) -> None:
     """Validate and score a corpus, and show in which order it would be trained."""
-    corpus = steps.add(validate, cached=False)  # what lies at an address may have changed
+    corpus = steps.add(validate)
     scored = steps.add(score, dataset=corpus.outputs["dataset"])
     steps.add(order, dataset=scored.outputs["scored"], scores=scored.outputs["scores"])

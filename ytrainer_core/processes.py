@@ -10,6 +10,9 @@ import psutil
 
 _WATCH_SECONDS = 0.5
 
+POD_NAME_VARIABLE = "KFP_POD_NAME"
+"""Environment variable of a Kubeflow step: its pod's whole name; a host's is cut at 63."""
+
 
 def end_with(pid: int, exit_code: int) -> None:
     """End this process soon after process `pid` is gone.

@@ -84,6 +84,8 @@ def test_killed_five_times_with_every_disk_lost_it_ends_with_the_same_weights(
     for life in range(KILLS):
         machine = tmp_path / f"machine-{life}"
         process = start(machine, f"{bucket}/killed", PAUSE_SECONDS)
+        wait_until(lambda machine=machine: step_of(machine) > 0, process)  # type: ignore[misc]
+        assert step_of(machine) > reached  # it went on, and did not begin anew
         wait_until(lambda reached=reached: remote.complete()[-1:] > [reached], process)  # type: ignore[misc]
         time.sleep(moments.random())
         process.kill()

@@ -11,7 +11,7 @@ import yaml
 
 from components import IMAGE
 from pipelines import PIPELINES
-from pipelines.arguments import arguments_of, cluster_of
+from pipelines.arguments import arguments_of, placement_of
 from pipelines.compile import compile_to
 from ytrainer_core.errors import ConfigError
 
@@ -29,7 +29,7 @@ def compiled(tmp_path: Path) -> Compile:
 
     def do(**knobs: Any) -> Compiled:
         path = tmp_path / "finetune.yaml"
-        compile_to("finetune", path, cluster_of("finetune", {"cluster": knobs}))
+        compile_to("finetune", path, placement_of("finetune", {"cluster": knobs}))
         pipeline, platform = yaml.safe_load_all(path.read_text(encoding="utf-8"))
         return pipeline, platform["platforms"]["kubernetes"]["deploymentSpec"]["executors"]
 
@@ -108,7 +108,38 @@ def test_shared_memory_time_and_second_starts_have_sensible_defaults(compiled: C
         shm = [m for m in place.get("emptyDirMounts", []) if m["mountPath"] == "/dev/shm"]
         assert bool(shm) == (step.removeprefix("exec-") not in LIGHT)
         assert all((m["medium"], m["sizeLimit"]) == ("Memory", "8Gi") for m in shm)
-    assert pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]["maxRetryCount"] == 2
+    retry = pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]
+    assert (retry["maxRetryCount"], retry["backoffDuration"]) == (2, "60s")
+    # Argo takes it from the first start on: less, and a long training would never be retried
+    assert int(retry["backoffMaxDuration"].rstrip("s")) >= 3 * 24 * 3600 + 60 + 120
+
+
+def test_no_limit_of_time_is_none_for_later_starts_either(compiled: Compile) -> None:
+    pipeline, _ = compiled(timeout_hours=0)
+    retry = pipeline["root"]["dag"]["tasks"]["sft"]["retryPolicy"]
+    assert int(retry["backoffMaxDuration"].rstrip("s")) > 300 * 24 * 3600
+    _, told = compiled(timeout_hours=0.0001)
+    assert told["exec-sft"]["activeDeadlineSeconds"] == "1"
+
+
+def test_a_step_that_several_machines_do_takes_no_gpu_and_needs_a_shared_volume(
+    tmp_path: Path,
+) -> None:
+    tree = {"launch": {"nodes": 2}, "cluster": {"gpus": 8, "cache_claim": "shared"}}
+    compile_to("finetune", tmp_path / "p.yaml", placement_of("finetune", tree))
+    found = containers(next(yaml.safe_load_all((tmp_path / "p.yaml").read_text())))
+    with_gpu = {step for step, each in found.items() if "accelerator" in each["resources"]}
+    assert with_gpu == {"score", "evaluate", "register"}
+    with pytest.raises(ConfigError, match=r"cluster\.cache_claim"):
+        placement_of("finetune", {"launch": {"nodes": 2}})
+
+
+def test_a_secret_without_a_name_is_none(compiled: Compile) -> None:
+    """Where Kubeflow itself sets MLFLOW_TRACKING_URI, a second source of it would be refused."""
+    _, told = compiled(mlflow_secret="")
+    variables = {k["envVar"] for s in told["exec-sft"]["secretAsEnv"] for k in s["keyToEnv"]}
+    assert "AWS_ACCESS_KEY_ID" in variables
+    assert not any(name.startswith("MLFLOW") for name in variables)
 
 
 def test_what_is_set_to_nothing_is_left_out(compiled: Compile) -> None:
@@ -157,13 +188,16 @@ def test_a_tag_names_no_digest(compiled: Compile) -> None:
         ("image", "a@b"),
         ("cpu", "many"),
         ("memory", "16 GB"),
+        ("memory", "16ki"),
+        ("s3_secret", "Bad_Name"),
+        ("cache_claim", "bad name"),
         ("tolerations", "key=value:Sometimes"),
         ("node_selector", "pool"),
     ],
 )
 def test_what_a_cluster_would_refuse_is_refused_before(knob: str, value: str) -> None:
     with pytest.raises(ConfigError, match=f"cluster.{knob}"):
-        cluster_of("finetune", {"cluster": {knob: value}})
+        placement_of("finetune", {"cluster": {knob: value}})
 
 
 @pytest.mark.parametrize(

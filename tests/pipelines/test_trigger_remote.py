@@ -512,6 +512,24 @@ def test_the_pipeline_version_is_named_after_package_and_content_and_uploaded_on
     assert place.stub.count("POST", "/upload_version") == 1
 
 
+def test_pipeline_run_submits_where_the_trigger_would_and_returns_at_once(
+    place: Place, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    words = ["pipeline", "run", "finetune", str(place.folder / "retrain.yaml"),
+             "--host", place.stub.url, "cluster.gpus=2", "tracking.experiment=mine"]  # fmt: skip
+    with pytest.raises(SystemExit) as leaving:
+        main(words)
+    assert leaving.value.code == 0
+    (run,) = place.stub.runs.values()
+    assert f"#/runs/details/{run.run_id}" in capsys.readouterr().out
+    assert run.display_name.startswith("finetune-2")
+    assert run.runtime_config.parameters["gpus"] == "2"
+    assert [each.display_name for each in place.stub.experiments.values()] == ["mine"]
+    (version,) = place.stub.versions.values()
+    assert version.display_name.startswith(f"ytrainer-{__version__}-")
+
+
 def test_a_run_gets_headline_parameters_the_rest_and_the_tags_of_its_version(
     place: Place, trigger: Trigger
 ) -> None:

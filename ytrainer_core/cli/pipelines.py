@@ -8,7 +8,7 @@ from pathlib import Path
 import typer
 
 from ytrainer_core.cli.arguments import AsJson, Words, read_words
-from ytrainer_core.cli.console import print_summary, relative
+from ytrainer_core.cli.console import err, print_summary, relative
 from ytrainer_core.config.base import set_dotted
 from ytrainer_core.errors import ConfigError
 
@@ -37,15 +37,22 @@ def compile_pipeline(
         "", "--image", help="Image of all steps, best as REGISTRY/NAME@sha256:DIGEST."
     ),
 ) -> None:
-    """Write the YAML that a Kubeflow cluster runs, placed as the config's section cluster says."""
-    from pipelines.arguments import cluster_of
+    """Write the YAML that a Kubeflow cluster runs, placed as the config's section cluster says.
+
+    Of a config, cluster and launch.nodes decide where the steps run; the rest is a run's to say.
+    """
+    from pipelines.arguments import placement_of
     from pipelines.compile import compile_to
 
     tree, _ = read_words(words)
     if image:
         set_dotted(tree, "cluster.image", image)
+    if tree and destination is None:
+        raise ConfigError(
+            "pipelines/compiled holds what everybody runs. Say where your own goes: --out FILE."
+        )
     path = destination or Path("pipelines") / "compiled" / f"{_known(name)}.yaml"
-    compile_to(_known(name), path, cluster_of(_known(name), tree))
+    compile_to(_known(name), path, placement_of(_known(name), tree))
     print(path)
 
 
@@ -64,7 +71,8 @@ def run(
     if host:
         from pipelines.remote import submit
 
-        print_summary("submitted", {"run": submit(_known(name), tree, path, host)})
+        url = submit(_known(name), tree, path, host, say=lambda line: err.print(line, markup=False))
+        print_summary("submitted", {"run": url})
         return
     from pipelines.local import run_local
 

@@ -148,7 +148,8 @@ class KubernetesApi:
             request.add_header("Authorization", f"Bearer {token.read_text().strip()}")
         if body is not None:
             request.data = json.dumps(body).encode()
-            request.add_header("Content-Type", "application/json")
+            kind = "merge-patch+json" if method == "PATCH" else "json"
+            request.add_header("Content-Type", f"application/{kind}")
         return urllib.request.urlopen(request, timeout=seconds, context=self._tls)
 
     def _told(self, error: Exception) -> str:

@@ -109,6 +109,7 @@ def _create(
         found = _look(api, name)
         if found and _is_wanted(found, manifest):
             say(f"TrainJob {name}: is there already; going on with it")
+            _adopt(api, found, manifest)
             return
         if found:
             say(f"TrainJob {name}: an earlier one is deleted first")
@@ -121,6 +122,14 @@ def _create(
         except KubernetesError as error:  # a conflict, where the answer to the first try was lost
             if error.status != CONFLICT:
                 raise
+
+
+def _adopt(api: KubernetesApi, found: Mapping[str, Any], manifest: Mapping[str, Any]) -> None:
+    """Have a TrainJob belong to this pod: with the pod that made it, it would be deleted."""
+    owners = manifest["metadata"].get("ownerReferences", [])
+    if found["metadata"].get("ownerReferences", []) != owners:
+        path = f"{_jobs_path(api)}/{manifest['metadata']['name']}"
+        api.ask("PATCH", path, {"metadata": {"ownerReferences": owners}})
 
 
 def _is_wanted(found: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:

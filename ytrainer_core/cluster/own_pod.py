@@ -18,14 +18,15 @@ from ytrainer_core.cluster.trainjob import Nodes, SecretVariable, SharedVolume
 from ytrainer_core.config import LaunchConfig
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import home
-
-POD_NAME_VARIABLE = "KFP_POD_NAME"
-"""Environment variable with the pod's whole name; a host's name is cut after 63 characters."""
+from ytrainer_core.processes import POD_NAME_VARIABLE
 
 _STEP_CONTAINER = "main"
 """The container of a Kubeflow step that runs its code."""
 
 _INHERITED_PREFIXES = ("YTRAINER_", "AWS_", "HF_", "MLFLOW_")
+_OF_THE_ACCOUNT = ("AWS_ROLE_", "AWS_WEB_IDENTITY_", "AWS_CONTAINER_")
+"""Variables that the cloud gives every pod of a service account anew, with files of its own."""
+
 _PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 _HOME_VARIABLE = "YTRAINER_HOME"
 _SECONDS_PER_HOUR = 3600
@@ -92,6 +93,7 @@ def inherited_nodes(api: KubernetesApi, pod: str, launch: LaunchConfig) -> Nodes
         pod_labels=_mesh_mark(marks.get("labels")),
         pod_annotations=_mesh_mark(marks.get("annotations")),
         runtime=launch.runtime,
+        kueue_priority_class=launch.kueue_priority_class,
         deadline_seconds=round(launch.node_timeout_hours * _SECONDS_PER_HOUR),
         kueue_queue=launch.kueue_queue,
         volcano_queue=launch.volcano_queue,
@@ -156,6 +158,7 @@ def _plain(
     """
     for name, entry in variables.items():
         wanted = name.startswith(_INHERITED_PREFIXES) or name.upper() in _PROXIES
+        wanted = wanted and not name.startswith(_OF_THE_ACCOUNT)
         value = entry.get("value", "")
         if not wanted or not value:
             continue

@@ -86,7 +86,6 @@ class Nodes:
     pod_labels: Mapping[str, str] | None = None
     pod_annotations: Mapping[str, str] | None = None
     runtime: str = "torch-distributed"
-    runtime_kind: str = "ClusterTrainingRuntime"
     deadline_seconds: int = 0
     kueue_queue: str = ""
     kueue_priority_class: str = ""
@@ -116,7 +115,7 @@ def trainjob_manifest(
     spec: dict[str, Any] = {
         "runtimeRef": {
             "apiGroup": API_VERSION.split("/")[0],
-            "kind": nodes.runtime_kind,
+            "kind": "ClusterTrainingRuntime",
             "name": nodes.runtime,
         },
         "trainer": {

@@ -13,10 +13,14 @@ _TAINT = re.compile(
     r"(?P<key>[\w./-]+)(=(?P<value>[\w.-]*))?(:(?P<effect>NoSchedule|PreferNoSchedule|NoExecute))?"
 )
 _REFERENCE = r"^[a-z0-9][\w.:/-]*(@sha256:[0-9a-f]{64})?$"
-_QUANTITY = r"^\d+(\.\d+)?(m|[kMGTPE]i?)?$"
+_QUANTITY = r"^\d+(\.\d+)?(m|k|[KMGTPE]i|[MGTPE])?$"
+_NAME = r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$"
 
 Quantity = Annotated[str, Field(pattern=_QUANTITY, coerce_numbers_to_str=True)]
 """An amount as Kubernetes writes it: 500m, 4, 16Gi."""
+
+Name = Annotated[str, Field(pattern=rf"^$|{_NAME}", max_length=253)]
+"""The name of something in a cluster; empty is none."""
 
 
 def _as_taints(taints: tuple[str, ...]) -> tuple[str, ...]:
@@ -54,21 +58,23 @@ class ClusterConfig(Section):
     """Taints that the steps bear, as KEY=VALUE:EFFECT, KEY:EFFECT or KEY, such as those of nodes
     that may be taken away."""
 
-    s3_secret: Annotated[str, Field(min_length=1)] = "ytrainer-s3"
+    s3_secret: Name = "ytrainer-s3"
     """Secret with AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_ENDPOINT_URL, AWS_DEFAULT_REGION;
-    secret and keys may be missing."""
+    secret and keys may be missing, and an empty name takes none."""
 
-    mlflow_secret: Annotated[str, Field(min_length=1)] = "ytrainer-mlflow"
+    mlflow_secret: Name = "ytrainer-mlflow"
     """Secret with MLFLOW_TRACKING_URI, MLFLOW_TRACKING_TOKEN, MLFLOW_TRACKING_USERNAME,
-    MLFLOW_TRACKING_PASSWORD; secret and keys may be missing."""
+    MLFLOW_TRACKING_PASSWORD; secret and keys may be missing. Leave the name empty where Kubeflow
+    itself sets these variables."""
 
-    hub_secret: Annotated[str, Field(min_length=1)] = "ytrainer-hub"
-    """Secret with HF_TOKEN, HF_ENDPOINT; secret and keys may be missing."""
+    hub_secret: Name = "ytrainer-hub"
+    """Secret with HF_TOKEN, HF_ENDPOINT; secret and keys may be missing, and an empty name takes
+    none."""
 
     shared_memory: Annotated[str, Field(pattern=rf"^$|{_QUANTITY}")] = "8Gi"
     """Most of a step's memory that /dev/shm may take; empty leaves the container's 64 MiB."""
 
-    cache_claim: str = ""
+    cache_claim: Name = ""
     """PersistentVolumeClaim, writable by many, for checkpoints, models and caches that outlive a
     step; empty keeps them in the step."""
 
@@ -82,7 +88,7 @@ class ClusterConfig(Section):
     """Hours that a step may take; 0 sets no limit."""
 
     retries: Count = 2
-    """Times that a failed or lost step is started again; training goes on from its checkpoint."""
+    """Times that a failed step is started again; training goes on from its checkpoint."""
 
 
 def node_labels(config: ClusterConfig) -> dict[str, str]:

@@ -236,6 +236,11 @@ class TrainConfig(Section):
                 f"load_best_model needs save_steps to be a multiple of eval_steps "
                 f"({self.save_steps} is none of {self.eval_steps})"
             )
+        if self.checkpoint_to and not self.checkpoint_to.startswith("s3://"):
+            raise ValueError(
+                f"checkpoint_to '{self.checkpoint_to}' is no address in object storage; write it "
+                "as s3://BUCKET/PREFIX, or leave it empty"
+            )
         if self.checkpoint_to and not self.save_steps:
             raise ValueError("checkpoint_to needs save_steps > 0: checkpoints are what it stores")
         if any(epoch < 1 for epoch in self.save_epochs):
@@ -288,6 +293,9 @@ class LaunchConfig(Section):
 
     kueue_queue: str = ""
     """Kueue's LocalQueue in which the TrainJob waits for its machines; empty takes none."""
+
+    kueue_priority_class: str = ""
+    """Kueue's WorkloadPriorityClass of the TrainJob; empty takes the queue's own."""
 
     volcano_queue: str = ""
     """Volcano's queue for the TrainJob, whose runtime must ask for Volcano; empty takes none."""

@@ -34,7 +34,7 @@ from ytrainer_core.errors import (
     YTrainerError,
 )
 from ytrainer_core.files import home, sha256_json, write_json, write_text
-from ytrainer_core.processes import end_with
+from ytrainer_core.processes import POD_NAME_VARIABLE, end_with
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 
 if TYPE_CHECKING:
@@ -58,6 +58,7 @@ _MODULES = {
     "pretrain": "pretrain:STAGE",
     "cpt": "train:CPT",
     "sft": "train:SFT",
+    "kto": "kto:STAGE",
     "evaluate": "evaluate:STAGE",
     "register": "register:REGISTER",
     "promote": "register:PROMOTE",
@@ -158,6 +159,10 @@ def resolved(config: C) -> C:
     return config
 
 
+_LASTING_VARIABLES = ("MLFLOW_TRACKING_URI", "YTRAINER_HOME")
+"""Where one of these is set, a step's records lie outside of its pod."""
+
+
 def run_component(
     name: str,
     config: Mapping[str, Any] | str,
@@ -175,6 +180,7 @@ def run_component(
         tree = json.loads(config) if isinstance(config, str) else dict(config)
         model = STAGE_CONFIGS[name]
         stage_config = narrow(model, join_headline(model, tree, headline or {}))
+        _require_lasting_store(stage_config)
         paths = {key: Path(path) for key, path in (outputs or {}).items()}
         result = run_stage(name, stage_config, inputs=inputs, outputs=paths)
     except YTrainerError as error:
@@ -190,6 +196,17 @@ def run_component(
         write_result(Path(folder) / f"{name}.json", result, outputs or {}, stage_config)
     finite = {key: value for key, value in result.metrics.items() if math.isfinite(value)}
     return replace(result, metrics=finite)  # kfp's metadata can hold no other number
+
+
+def _require_lasting_store(config: StageConfig) -> None:
+    """Refuse to record runs and models in a pod's own file, which is lost with the pod."""
+    named = config.tracking.uri or any(os.environ.get(name) for name in _LASTING_VARIABLES)
+    if os.environ.get(POD_NAME_VARIABLE) and config.tracking.enabled and not named:
+        raise ConfigError(
+            "tracking.uri: is not set, so runs and models would be recorded in a file of this pod "
+            "and lost with it. Put MLFLOW_TRACKING_URI into the secret cluster.mlflow_secret, or "
+            "set tracking.uri."
+        )
 
 
 def _record_page(run: Run, page: Path, name: str) -> None:

@@ -47,7 +47,7 @@ _NOT_PART_OF_THE_WORK = frozenset(
         *("output_dir", "tracking", "train.resume", "train.tensorboard", "train.checkpoint_to"),
         *("launch.node_cpu", "launch.node_memory", "launch.node_gpu_type"),
         *("launch.node_shared_memory", "launch.node_timeout_hours", "launch.runtime"),
-        *("launch.kueue_queue", "launch.volcano_queue"),
+        *("launch.kueue_queue", "launch.kueue_priority_class", "launch.volcano_queue"),
     }
 )
 """Config keys that say where work is done and results go, not what they are."""
@@ -211,36 +211,53 @@ def start_anew(root: Path) -> None:
 
 
 def forget_deleted() -> None:
-    """Drop finished models whose delivered copies were deleted, so that they hold no space."""
+    """Drop finished models whose delivered names were deleted, so that they hold no space.
+
+    Where the disk gave them no second name, it cannot be told: these stay.
+    """
     for note in (home() / "checkpoints").glob(f"*/{DELIVERED_NAME}"):
         root = note.parent
         with _lock_file(root) as lock:
             if not _lock_now(lock):
                 continue  # it is being delivered
             weights = list((root / MODEL_NAME).glob("*.safetensors"))
-            if all(file.stat().st_nlink == 1 for file in weights):
+            if _were_linked(note) and all(file.stat().st_nlink == 1 for file in weights):
                 shutil.rmtree(root)
+
+
+def _were_linked(note: Path) -> bool:
+    """Whether a delivery gave second names, and no copies on another disk."""
+    try:
+        return bool(json.loads(note.read_text(encoding="utf-8"))["linked"])
+    except (OSError, ValueError, KeyError):
+        return False
 
 
 def deliver(root: Path, model: Path, epochs: Path) -> None:
     """Put the finished model and the kept epochs of the work in `root` where they belong."""
     (root / EPOCHS_NAME).mkdir(exist_ok=True)
-    _link_folder(root / MODEL_NAME, model)
+    linked = _link_folder(root / MODEL_NAME, model)
     _link_folder(root / EPOCHS_NAME, epochs)
-    write_json(root / DELIVERED_NAME, {"to": str(model)})
+    write_json(root / DELIVERED_NAME, {"to": str(model), "linked": linked})
 
 
-def _link_folder(source: Path, target: Path) -> None:
-    """A second name for every file of a folder, atomically; copies where the disk has no links."""
+def _link_folder(source: Path, target: Path) -> bool:
+    """A second name for every file of a folder, atomically; copies where the disk has no links.
+
+    Returns whether all are links.
+    """
+    copied: list[str] = []
 
     def link(file: str, to: str) -> None:
         try:
             os.link(file, to)
         except OSError:
             shutil.copy2(file, to)
+            copied.append(to)
 
     with atomic_folder(target) as scratch:
         shutil.copytree(source, scratch, copy_function=link, dirs_exist_ok=True)
+    return not copied
 
 
 _LOCK_SECONDS = 15.0

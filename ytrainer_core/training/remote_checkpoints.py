@@ -212,6 +212,8 @@ class Uploads:
             self._ended = True
             self._changed.notify()
         self._thread.join()
+        if self.fault:
+            logger.error("%s: another machine would go on from an older one, if any.", self.fault)
 
     def offer(self, checkpoint: Path) -> None:
         """Have a sealed checkpoint stored; it may be deleted as soon as this returns."""
@@ -228,8 +230,8 @@ class Uploads:
                 self._remote.send(snapshot)
                 self.fault = ""
             except Exception as error:  # whatever it is, training goes on
-                self.fault = f"checkpoint-{snapshot.step} is not stored: {error}"
-                logger.warning("%s The next one is tried all the same.", self.fault)
+                self.fault = f"checkpoint-{snapshot.step} is not stored ({error})"
+                logger.warning("%s. The next one is tried all the same.", self.fault)
             finally:
                 snapshot.delete()
 

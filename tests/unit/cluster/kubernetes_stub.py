@@ -103,6 +103,9 @@ class Cluster:
             assert query == {"propagationPolicy": "Foreground"}
             return self._delete(name)
         job = self.jobs[name]
+        if method == "PATCH":
+            job["metadata"] |= body["metadata"]
+            return 200, self._shown(job)
         if "deletionTimestamp" in job["metadata"]:
             self.slow_to_delete -= 1
             if self.slow_to_delete < 0:
@@ -197,7 +200,7 @@ def serving(cluster: Cluster) -> Iterator[str]:
                 return 0, None
             return status, answer
 
-        do_GET = do_POST = do_DELETE = _do
+        do_GET = do_POST = do_PATCH = do_DELETE = _do
 
     server = ThreadingTCPServer(("127.0.0.1", 0), Handler)  # an HTTPServer asks for its name
     server.daemon_threads = True

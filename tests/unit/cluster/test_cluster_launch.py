@@ -49,17 +49,19 @@ def api(
 
 @pytest.fixture
 def run(api: KubernetesApi, said: list[str]) -> Callable[..., None]:
-    """run(image) -> the TrainJob `train`, from its making to its end."""
+    """run(owner) -> the TrainJob `train`, from its making to its end."""
 
-    def do(image: str = "registry/ytrainer:1") -> None:
-        run_trainjob(api, manifest(image), say=said.append, poll_seconds=POLL)
+    def do(owner: dict[str, Any] | None = None) -> None:
+        run_trainjob(api, manifest(owner=owner), say=said.append, poll_seconds=POLL)
 
     return do
 
 
-def manifest(image: str = "registry/ytrainer:1") -> dict[str, Any]:
+def manifest(
+    image: str = "registry/ytrainer:1", owner: dict[str, Any] | None = None
+) -> dict[str, Any]:
     nodes = Nodes(image, 2, 1, volumes=(SharedVolume("work", "/data"),))
-    return trainjob_manifest("train", "/data/task", nodes)
+    return trainjob_manifest("train", "/data/task", nodes, owner=owner)
 
 
 def stamped(*texts: str, second: int = 1) -> list[tuple[str, str]]:
@@ -257,6 +259,25 @@ def test_a_job_that_is_at_work_already_is_gone_on_with(
             manifest())  # fmt: skip
     run()
     assert cluster.made == 1 and "TrainJob train: is there already; going on with it" in said
+
+
+def test_a_job_that_is_gone_on_with_belongs_to_the_pod_that_does(
+    cluster: Cluster, api: KubernetesApi, run: Callable[..., None]
+) -> None:
+    """With the pod that made it, the cluster would delete it in the middle."""
+    path = f"/apis/trainer.kubeflow.org/v1alpha1/namespaces/{NAMESPACE}/trainjobs"
+    first, second = ({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": f"uid-of-{name}"}
+                     for name in ("lost", "launcher"))  # fmt: skip
+    owners: list[Any] = []
+
+    def look() -> dict[str, Any]:
+        owners.append(cluster.jobs["train"]["metadata"]["ownerReferences"])
+        return RUNNING if len(owners) < 2 else COMPLETE
+
+    cluster.scenes = [look]
+    api.ask("POST", path, manifest(owner=first))
+    run(owner=second)
+    assert cluster.made == 1 and owners[-1] == [second]
 
 
 @pytest.mark.parametrize("earlier", ["another", "failed", "going"])

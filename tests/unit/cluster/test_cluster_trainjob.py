@@ -39,7 +39,6 @@ FULL = Nodes(
     service_account="trainer",
     image_pull_secrets=("registry",),
     runtime="torch-volcano",
-    runtime_kind="TrainingRuntime",
     deadline_seconds=3600,
     kueue_queue="team-queue",
     kueue_priority_class="idle",
@@ -125,7 +124,7 @@ def test_everything_that_can_be_asked_for_is_there_and_known_to_the_schema() -> 
         "kueue.x-k8s.io/queue-name": "team-queue",
         "kueue.x-k8s.io/priority-class": "idle",
     }
-    assert spec["runtimeRef"]["kind"] == "TrainingRuntime"
+    assert spec["runtimeRef"]["kind"] == "ClusterTrainingRuntime"
     assert spec["runtimeRef"]["name"] == "torch-volcano"
     assert spec["activeDeadlineSeconds"] == 3600
     trainer = spec["trainer"]

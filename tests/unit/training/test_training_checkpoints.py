@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from pathlib import Path
 
@@ -185,6 +186,22 @@ def test_a_finished_model_takes_no_second_space_and_goes_with_what_was_delivered
     assert finished(root)
     forget_deleted()
     assert not root.exists()
+
+
+def test_a_finished_model_that_was_delivered_to_another_disk_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its copy there has no link here, so whether that was deleted cannot be told."""
+
+    def refuse(source: str, to: str) -> None:
+        raise OSError(errno.EXDEV, "Invalid cross-device link")
+
+    root = cut_off(WORK)
+    finish(root)
+    monkeypatch.setattr(checkpoints.os, "link", refuse)
+    deliver(root, tmp_path / "out" / "model", tmp_path / "out" / "epochs")
+    forget_deleted()
+    assert finished(root)
 
 
 def test_checkpoints_lie_below_home() -> None:
