@@ -291,7 +291,7 @@ def _top(rules: Counter[str]) -> str:
 
 def _first_reasons(splits: Mapping[str, _Split], split: _Split) -> str:
     first = islice(split.rejected(splits["validation"]), _NAMED_ROWS)
-    return " ".join(f"{row.origin}: {row.reason}" for row in first)
+    return " ".join(dict.fromkeys(f"{row.origin}: {row.reason}" for row in first))
 
 
 def _write_samples(splits: Mapping[str, _Split], folder: Path) -> Path:

@@ -52,6 +52,7 @@ def exam_of(config: EvaluateStageConfig, corpus: Corpus, tokenizer: Any) -> Exam
 def questions(rows: Any, tokenizer: Any, data: DataConfig, most: int) -> list[Question]:
     """The first `most` conversations as prompts: everything up to the last assistant turn."""
     found: list[Question] = []
+    too_long = 0
     for row in rows:
         if len(found) == most:
             break
@@ -62,8 +63,16 @@ def questions(rows: Any, tokenizer: Any, data: DataConfig, most: int) -> list[Qu
             messages[:-1], add_generation_prompt=True, tokenize=False
         )
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
-        if len(ids) < data.max_length:
-            found.append(Question(ids, messages[-2]["content"], messages[-1]["content"], text))
+        if len(ids) >= data.max_length:
+            too_long += 1
+            continue
+        found.append(Question(ids, messages[-2]["content"], messages[-1]["content"], text))
+    if too_long:
+        print(
+            f"note: {too_long} held-out prompts fill data.max_length={data.max_length} and are not "
+            "asked.",
+            file=sys.stderr,
+        )
     return found
 
 

@@ -48,10 +48,14 @@ def test_rows_without_an_answer_to_a_question_are_not_asked(
     assert [question.expected for question in found] == ["two"]
 
 
-def test_a_prompt_that_leaves_no_room_for_an_answer_is_not_asked(tokenizer: Any) -> None:
+def test_a_prompt_that_leaves_no_room_for_an_answer_is_not_asked_and_that_is_said(
+    tokenizer: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
     rows = [talk("word " * 40, "two"), talk("one", "two")]
-    assert len(asked(rows, tokenizer, max_length=64)) == 1
     assert len(asked(rows, tokenizer, max_length=640)) == 2
+    assert not capsys.readouterr().err
+    assert len(asked(rows, tokenizer, max_length=64)) == 1
+    assert "1 held-out prompts fill data.max_length=64" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("most, count", [(0, 0), (1, 1), (9, 3)])
