@@ -58,7 +58,6 @@ _MODULES = {
     "pretrain": "pretrain:STAGE",
     "cpt": "train:CPT",
     "sft": "train:SFT",
-    "kto": "kto:STAGE",
     "evaluate": "evaluate:STAGE",
     "register": "register:REGISTER",
     "promote": "register:PROMOTE",
