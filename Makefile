@@ -34,6 +34,7 @@ compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune
 	$(BIN)/ytrainer pipeline compile retrain
 	$(BIN)/ytrainer pipeline compile cpt
+	$(BIN)/ytrainer pipeline compile kto
 	$(BIN)/ytrainer pipeline compile pretrain
 	$(BIN)/ytrainer pipeline compile score_only
 	$(BIN)/python -m components.readme

@@ -26,7 +26,11 @@ def corpus_to_champion(steps: Steps, tune: Any) -> Outputs:
     dataset = scored.outputs["scored"]
     ordered = steps.add(order, dataset=dataset, scores=scored.outputs["scores"])
     tuned = steps.add(tune, dataset=dataset, order_file=ordered.outputs["order_file"])
-    model = tuned.outputs["model"]
+    return champion_of(steps, tuned.outputs["model"], dataset)
+
+
+def champion_of(steps: Steps, model: Any, dataset: Any) -> Outputs:
+    """Evaluate a tuned model, register it, and promote it where it passes the gate."""
     judged = steps.add(evaluate, model=model, dataset=dataset)
     registered = steps.add(register, model=model, evaluation=judged.outputs["evaluation"])
     # kfp.local resolves a condition only on a task's single, unnamed output

@@ -5,7 +5,10 @@ from __future__ import annotations
 from ytrainer_core.config import (
     ClusterConfig,
     DataConfig,
+    EvaluateConfig,
     FinetuneConfig,
+    GateConfig,
+    KtoConfig,
     ModelConfig,
     OrderConfig,
     PretrainConfig,
@@ -30,6 +33,15 @@ class ScoreOnlyConfig(ValidateConfig):
     cluster: ClusterConfig = ClusterConfig()
 
 
+class KtoPipelineConfig(KtoConfig):
+    """The kto pipeline: preference tuning, judged, registered and promoted."""
+
+    evaluate: EvaluateConfig = EvaluateConfig()
+    gate: GateConfig = GateConfig()
+    registry: RegistryConfig = RegistryConfig()
+    cluster: ClusterConfig = ClusterConfig()
+
+
 class PretrainPipelineConfig(PretrainConfig):
     """The pretrain pipeline: a model from scratch, registered as a base."""
 
@@ -47,6 +59,7 @@ TUNING_CONFIGS: dict[str, type[FinetuneConfig]] = {
 
 PIPELINE_CONFIGS: dict[str, type[StageConfig]] = {
     **TUNING_CONFIGS,
+    "kto": KtoPipelineConfig,
     "pretrain": PretrainPipelineConfig,
     "score_only": ScoreOnlyConfig,
 }

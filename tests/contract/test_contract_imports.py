@@ -16,7 +16,7 @@ PACKAGES = ("ytrainer_core", "components", "pipelines")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "files", "config", "progress", "processes"),
     ("data", "objectives", "storage"),
-    ("scoring", "curriculum", "training", "evaluation", "reports"),
+    ("scoring", "curriculum", "training", "preference", "evaluation", "reports"),
     ("tracking", "registry", "verify", "cluster", "stages", "demo"),
     ("cli",),
 )

@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[2]
 
 every_pipeline = pytest.mark.parametrize("name", list(PIPELINES))
 tuning_pipeline = pytest.mark.parametrize("name", list(TUNING_CONFIGS))
+judged_pipeline = pytest.mark.parametrize("name", [*TUNING_CONFIGS, "kto"])
 
 
 def committed(name: str) -> Path:
@@ -140,6 +141,16 @@ def test_retraining_replays_more_of_what_the_champion_was_trained_on() -> None:
     assert defaults["retrain"]["defaultValue"] == 0.2
 
 
+def test_preference_tuning_starts_with_its_own_rate_and_replays_nothing() -> None:
+    """Its stage's defaults: a step that is told nothing else gets them."""
+    assert PIPELINE_CONFIGS["kto"]().model_dump()["optim"]["learning_rate"] == 1e-5
+    shown = tree_of("kto")["root"]["inputDefinitions"]["parameters"]
+    assert shown["earlier_ratio"]["defaultValue"] == 0.0
+    headline, rest = split_headline(PIPELINE_CONFIGS["kto"], {"preference": {"beta": 0.2}})
+    config: Any = narrow(STAGE_CONFIGS["kto"], join_headline(STAGE_CONFIGS["kto"], rest, headline))
+    assert (config.preference.beta, config.optim.learning_rate) == (0.2, 1e-5)
+
+
 def test_a_pipelines_own_default_reaches_the_steps_and_what_the_user_says_wins() -> None:
     model = STAGE_CONFIGS["sft"]
     for said, ratio in [({}, 0.2), ({"data": {"earlier_ratio": 0.1}}, 0.1)]:
@@ -148,7 +159,7 @@ def test_a_pipelines_own_default_reaches_the_steps_and_what_the_user_says_wins()
         assert narrow(model, join_headline(model, rest, given)).data.earlier_ratio == ratio
 
 
-@tuning_pipeline
+@judged_pipeline
 def test_every_step_that_looks_at_the_earlier_model_is_told_which_it_is(name: str) -> None:
     told = {
         task: {
@@ -159,12 +170,12 @@ def test_every_step_that_looks_at_the_earlier_model_is_told_which_it_is(name: st
         for task, spec in tasks_of(tree_of(name))
         if task in STAGE_CONFIGS
     }
-    trains = told.keys() & {"sft", "cpt"}
+    trains = told.keys() & {"sft", "cpt", "kto"}
     assert len(trains) == 1
     assert all(told[step] == {"init_from"} for step in ("validate", *trains))
 
 
-@tuning_pipeline
+@judged_pipeline
 def test_the_gate_register_and_promote_work_on_one_registered_name(name: str) -> None:
     named = {
         task
@@ -174,7 +185,7 @@ def test_the_gate_register_and_promote_work_on_one_registered_name(name: str) ->
     assert named >= {"evaluate", "register", "promote"}
 
 
-@tuning_pipeline
+@judged_pipeline
 def test_promotion_waits_for_the_gate(name: str) -> None:
     tree = tree_of(name)
     assert "promote" not in tree["root"]["dag"]["tasks"]

@@ -101,3 +101,22 @@ def test_it_goes_on_reading_text_and_the_gate_judges_what_came_of_it(
     home = folder / "home"
     champion = client_of(home).get_model_version_by_alias("read", "champion")
     assert int(champion.version) == 1
+
+
+def test_liked_and_disliked_answers_are_learned_and_the_gate_judges_what_came_of_it(
+    folder: Path, base: dict[str, Any]
+) -> None:
+    rows = [
+        {"prompt": f"Which colour has {i}?", "completion": f"It is {COLOURS[i % 3]} {end}.",
+         "label": end == "please"}
+        for i in range(20)
+        for end in ("please", "now")
+    ]  # fmt: skip
+    (folder / "liked.json").write_text(json.dumps(rows, indent=1))
+    told, _ = run(folder, "kto", "data.train=liked.json", "data.max_length=128",
+                  "registry.name=liked", f"model.name_or_path={base['version']}",
+                  "train.max_steps=4", "preference.batch_size=4", "gate.min_rows=1",
+                  "gate.min_target_loss_drop=-9")  # fmt: skip
+    assert told["version"] == "models:/liked/1"
+    assert [*told["stages"]] == ["validate", "kto", "evaluate", "register", "promote"]
+    assert told["stages"]["validate"]["metrics"]["rows_quarantined"] == 0

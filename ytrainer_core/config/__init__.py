@@ -6,12 +6,14 @@ from ytrainer_core.config.data import DataConfig
 from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
 from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
 from ytrainer_core.config.objective import NlirgConfig, ObjectiveConfig
+from ytrainer_core.config.preference import PreferenceConfig
 from ytrainer_core.config.stages import (
     ALL_SECTIONS,
     STAGE_CONFIGS,
     CptConfig,
     EvaluateStageConfig,
     FinetuneConfig,
+    KtoConfig,
     OrderStageConfig,
     PretrainConfig,
     PromoteConfig,
@@ -43,6 +45,7 @@ __all__ = [
     "EvaluateStageConfig",
     "FinetuneConfig",
     "GateConfig",
+    "KtoConfig",
     "LaunchConfig",
     "LoraConfig",
     "ModelConfig",
@@ -51,6 +54,7 @@ __all__ = [
     "OptimConfig",
     "OrderConfig",
     "OrderStageConfig",
+    "PreferenceConfig",
     "PretrainConfig",
     "PromoteConfig",
     "RegisterConfig",

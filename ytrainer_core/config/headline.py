@@ -26,6 +26,7 @@ HEADLINE: dict[str, str] = {
     "data_train": "data.train",
     "data_validation": "data.validation",
     "data_general": "data.general",
+    "data_purpose": "data.purpose",
     "earlier_ratio": "data.earlier_ratio",
     "max_rows": "data.max_rows",
     "max_length": "data.max_length",

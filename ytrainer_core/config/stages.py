@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ytrainer_core.config.base import S, Section, read_tree, validate_tree
 from ytrainer_core.config.cluster import ClusterConfig
@@ -18,6 +18,7 @@ from ytrainer_core.config.data import DataConfig
 from ytrainer_core.config.delivery import RegistryConfig, TrackingConfig
 from ytrainer_core.config.judging import EvaluateConfig, GateConfig, OrderConfig, ScoreConfig
 from ytrainer_core.config.objective import ObjectiveConfig
+from ytrainer_core.config.preference import PreferenceConfig
 from ytrainer_core.config.training import (
     ArchitectureConfig,
     LaunchConfig,
@@ -77,6 +78,62 @@ class CptConfig(SftConfig):
     """Continued pre-training: labels on every token of raw text."""
 
 
+class KtoConfig(StageConfig):
+    """Preference tuning: towards answers that were liked, away from those that were not."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig(purpose="kto", earlier_ratio=0.0)
+    optim: OptimConfig = OptimConfig(learning_rate=1e-5)
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig = TrainConfig(num_train_epochs=1)
+    preference: PreferenceConfig = PreferenceConfig()
+    launch: LaunchConfig = LaunchConfig()
+
+    @model_validator(mode="after")
+    def _rows_serve_the_loss(self) -> Self:
+        purpose, loss = self.data.purpose, self.preference.loss
+        wanted = ("preference", "auto") if loss == "dpo" else ("kto", "preference", "auto")
+        if purpose not in wanted:
+            raise ValueError(
+                f"preference.loss={loss} learns from rows that data.purpose={purpose} leaves out. "
+                f"Set data.purpose={wanted[0]}"
+            )
+        if self.data.on_too_long == "split":
+            raise ValueError(
+                "data.on_too_long=split trains pieces, and an answer is liked as a whole. Set it "
+                "to drop or truncate"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _reference_can_be_had(self) -> Self:
+        if self.preference.reference == "adapter_off" and not self.lora.rank:
+            raise ValueError(
+                "preference.reference=adapter_off needs an adapter, and lora.rank=0 trains none. "
+                "Set preference.reference=precomputed, or lora.rank above 0"
+            )
+        if self.preference.reference == "adapter_off" and self.lora.init == "pissa":
+            raise ValueError(
+                "preference.reference=adapter_off is not the base model where lora.init=pissa has "
+                "taken the adapter out of it. Set preference.reference=precomputed"
+            )
+        if self.lora.dropout:
+            raise ValueError(
+                "lora.dropout would make the log-probabilities noisy that are compared with the "
+                "reference's. Set lora.dropout=0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_process(self) -> Self:
+        if self.launch.world_size > 1 or self.launch.engine != "ddp":
+            raise ValueError(
+                "preference tuning runs in one process so far: its batches are made for one. Set "
+                "launch.processes=1, launch.nodes=1 and launch.engine=ddp"
+            )
+        return self
+
+
 class PretrainConfig(StageConfig):
     """A small model from scratch: tokenizer, weights, every token trained."""
 
@@ -130,6 +187,7 @@ STAGE_CONFIGS: dict[str, type[StageConfig]] = {
     "pretrain": PretrainConfig,
     "cpt": CptConfig,
     "sft": SftConfig,
+    "kto": KtoConfig,
     "evaluate": EvaluateStageConfig,
     "register": RegisterConfig,
     "promote": PromoteConfig,

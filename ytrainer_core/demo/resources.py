@@ -16,7 +16,7 @@ from typing import TypeVar
 from ytrainer_core.config import PretrainConfig, RegisterConfig, StageConfig, TrackingConfig
 from ytrainer_core.config.base import Section
 from ytrainer_core.data.corpus import SPLITS
-from ytrainer_core.demo import conversations, corpus, general, versions
+from ytrainer_core.demo import conversations, corpus, general, preferences, versions
 from ytrainer_core.demo.recipe import PRETRAIN
 from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import home, sha256_file, sha256_json, write_json
@@ -29,6 +29,7 @@ _FILES = {
     "demo:general": "general_validation.jsonl",
     "demo:pretrain": "general_train.jsonl",
     "demo:conversations": "conversations.jsonl",
+    "demo:preferences": "preferences.jsonl",
     "demo:v1": "v1.json",
     "demo:v2": "v2.json",
     "demo:v3": "v3.json",
@@ -78,7 +79,7 @@ def make_corpora() -> Path:
         "python": platform.python_version(),
         "generators": [
             sha256_file(Path(module.__file__ or ""))
-            for module in (corpus, general, conversations, versions)
+            for module in (corpus, general, conversations, preferences, versions)
         ],
     }
     if _is_stamped(folder, made_from):
@@ -86,6 +87,7 @@ def make_corpora() -> Path:
     corpus.write_domain_corpus(folder)
     general.write_general_corpus(folder)
     conversations.write_conversations(folder)
+    preferences.write_preferences(folder)
     versions.write_versions(folder)
     write_json(folder / _STAMP, made_from)
     return folder

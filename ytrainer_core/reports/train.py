@@ -12,6 +12,8 @@ from ytrainer_core.reports.figures import Chart, Curve, Line, curves, loss_bands
 from ytrainer_core.reports.render import write_page
 from ytrainer_core.reports.svg import BLUE, GREEN, MUTED, ORANGE, PURPLE
 
+_NATS = "nats per token"
+
 
 @dataclass(frozen=True, slots=True)
 class TrainReport:
@@ -20,6 +22,8 @@ class TrainReport:
     Keys of a history row: step, loss, learning_rate, grad_norm, eval_loss (or
     eval_<set>_loss), mean_weight, nll (unweighted mean, nats), tokens_per_second;
     any may be missing. nll_before, nll_after: token losses in nats, may be empty.
+    Preference tuning: also rewards/chosen, rewards/rejected, rewards/margins, kl, eval_accuracy.
+    loss_unit: what the loss is measured in.
     """
 
     title: str
@@ -29,6 +33,7 @@ class TrainReport:
     nll_before: Sequence[float] = ()
     nll_after: Sequence[float] = ()
     weight_curve: Curve = ()
+    loss_unit: str = _NATS
 
 
 _MEASURES = (  # key, title, unit on the axis, axis from zero?
@@ -36,6 +41,9 @@ _MEASURES = (  # key, title, unit on the axis, axis from zero?
     ("mean_weight", "Mean weight on the token losses", "mean weight", True),
     ("grad_norm", "Gradient norm", "gradient norm before clipping", True),
     ("tokens_per_second", "Throughput", "tokens per second", True),
+    ("rewards/margins", "Margin between liked and disliked answers", "reward", False),
+    ("kl", "Distance from the reference", "nats per answer", True),
+    ("eval_accuracy", "Held-out accuracy", "share", False),
 )
 
 
@@ -43,7 +51,9 @@ def write_train_report(path: Path, data: TrainReport) -> None:
     """Write the report atomically as one HTML file."""
     series = {"before training": data.nll_before, "after training": data.nll_after}
     series = {label: values for label, values in series.items() if len(values)}
-    charts = [_loss_chart(data.history)]
+    charts = [_loss_chart(data.history, data.loss_unit)]
+    if rewards := _reward_lines(data.history):
+        charts.append(curves("Rewards", rewards, x_label="step", y_label="reward"))
     for key, title, unit, from_zero in _MEASURES:
         line = _line(data.history, key, title, PURPLE)
         if line.x:
@@ -62,27 +72,34 @@ def write_train_report(path: Path, data: TrainReport) -> None:
     )
 
 
-def _loss_chart(history: Sequence[Mapping[str, float]]) -> Chart:
+def _reward_lines(history: Sequence[Mapping[str, float]]) -> list[Line]:
+    liked = _line(history, "rewards/chosen", "liked answers", BLUE)
+    disliked = _line(history, "rewards/rejected", "disliked answers", ORANGE)
+    return [line for line in (liked, disliked) if line.x]
+
+
+def _loss_chart(history: Sequence[Mapping[str, float]], unit: str) -> Chart:
+    measure = "nll" if unit == _NATS else "loss"
     evaluated = sorted({key for row in history for key in row if _is_eval_loss(key)})
     lines = [
         _line(history, "loss", "train loss, weighted", MUTED, "-"),
         _line(history, "nll", "train nll", BLUE, "-"),
         *(
-            _line(history, key, _eval_label(key), color, "--", "o")
+            _line(history, key, _eval_label(key, measure), color, "--", "o")
             for key, color in zip(evaluated, (ORANGE, GREEN, PURPLE), strict=False)
         ),
     ]
     drawn = [line for line in lines if line.x]
-    return curves("Loss", drawn, x_label="step", y_label="nats per token")
+    return curves("Loss", drawn, x_label="step", y_label=unit)
 
 
 def _is_eval_loss(key: str) -> bool:
     return re.fullmatch(r"eval_(\w+_)?loss", key) is not None
 
 
-def _eval_label(key: str) -> str:
+def _eval_label(key: str, measure: str) -> str:
     name = key.removeprefix("eval_").removesuffix("loss").strip("_")
-    return f"held-out nll, {name}" if name else "held-out nll"
+    return f"held-out {measure}, {name}" if name else f"held-out {measure}"
 
 
 def _line(

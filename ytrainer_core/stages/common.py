@@ -8,6 +8,7 @@ from typing import Any
 from ytrainer_core.config import (
     DataConfig,
     EvaluateStageConfig,
+    KtoConfig,
     ModelConfig,
     NlirgConfig,
     PretrainConfig,
@@ -22,7 +23,9 @@ from ytrainer_core.errors import DataError
 from ytrainer_core.stages.base import StageContext
 from ytrainer_core.training.model import CARD_NAME, load_tokenizer, locate, read_card
 
-CorpusConfig = ValidateConfig | ScoreStageConfig | SftConfig | PretrainConfig | EvaluateStageConfig
+CorpusConfig = (
+    ValidateConfig | ScoreStageConfig | SftConfig | KtoConfig | PretrainConfig | EvaluateStageConfig
+)
 """Configs of stages that may make a corpus of their own."""
 
 REPORT_TOKENS = 100_000

@@ -33,12 +33,14 @@ def exam_of(config: EvaluateStageConfig, corpus: Corpus, tokenizer: Any) -> Exam
             "there is no held-out row to evaluate on. Set data.validation, or "
             "data.validation_fraction above 0."
         )
+    # an answer that was disliked is nothing to reach
+    liked = corpus.validation.filter(lambda row: row["label"] is not False)
     whole = config.data.model_copy(update={"on_too_long": "truncate"})
     most, most_general = config.evaluate.max_generate_rows, config.evaluate.max_general_rows
     return Exam(
-        target=tokenize_dataset(corpus.validation, tokenizer, config.data),
+        target=tokenize_dataset(liked, tokenizer, config.data),
         general=tokenize_dataset(corpus.general, tokenizer, whole),
-        questions=questions(corpus.validation, tokenizer, config.data, most),
+        questions=questions(liked, tokenizer, config.data, most),
         general_questions=questions(corpus.general, tokenizer, config.data, most_general),
         choices=read_choices(config.evaluate.choices) if config.evaluate.choices else [],
         answer_metrics=answer_metrics(config.evaluate),

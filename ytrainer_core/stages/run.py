@@ -58,6 +58,7 @@ _MODULES = {
     "pretrain": "pretrain:STAGE",
     "cpt": "train:CPT",
     "sft": "train:SFT",
+    "kto": "kto:STAGE",
     "evaluate": "evaluate:STAGE",
     "register": "register:REGISTER",
     "promote": "register:PROMOTE",

@@ -10,7 +10,14 @@ from typing import Any
 
 from ytrainer_core.cluster.own_pod import inherited_nodes, own_cluster
 from ytrainer_core.cluster.spread import launch_on_nodes
-from ytrainer_core.config import CptConfig, LaunchConfig, PretrainConfig, SftConfig
+from ytrainer_core.config import (
+    CptConfig,
+    KtoConfig,
+    LaunchConfig,
+    ModelConfig,
+    PretrainConfig,
+    SftConfig,
+)
 from ytrainer_core.data.corpus import Corpus
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import ConfigError
@@ -33,6 +40,14 @@ from ytrainer_core.training.parents import parent_of
 from ytrainer_core.training.remote_checkpoints import RemoteCheckpoints
 from ytrainer_core.training.work import TrainingTask, perform, read_order
 
+TuningConfig = SftConfig | KtoConfig | PretrainConfig
+"""Configs of stages that train."""
+
+ANOTHER_TIME = (
+    "nothing was left to do: this very training has finished before, and its model is delivered "
+    "again (train.resume=never trains it anew)"
+)
+
 
 def sft(config: SftConfig, context: StageContext) -> StageResult:
     """Load, tokenize, order, train, save."""
@@ -52,12 +67,7 @@ def _tune(stage: str, config: SftConfig, context: StageContext) -> StageResult:
     record_lineage(corpus, context)
     rows = tokenize_dataset(corpus.train, tokenizer, config.data)  # once, for all processes
     order_file = context.path("order")
-    name = config.model.name_or_path
-    base = BaseReference(
-        name_or_path=str(folder) if Path(name).is_dir() else name,
-        revision=config.model.revision,
-        sha256=base_digest(folder),
-    )
+    base = base_reference(config.model, folder)
     work = Work.of(
         stage,
         config.model_dump(mode="json"),
@@ -66,6 +76,16 @@ def _tune(stage: str, config: SftConfig, context: StageContext) -> StageResult:
         base.sha256,
     )
     return train_and_deliver(config, context, work, corpus, base, lambda root: folder)
+
+
+def base_reference(config: ModelConfig, folder: Path) -> BaseReference:
+    """How cards and checkpoints name the base model that lies in `folder`."""
+    name = config.name_or_path
+    return BaseReference(
+        name_or_path=str(folder) if Path(name).is_dir() else name,
+        revision=config.revision,
+        sha256=base_digest(folder),
+    )
 
 
 def train_and_deliver(
@@ -79,6 +99,23 @@ def train_and_deliver(
     """Do the work unless it is done already, then put model and report where they belong.
 
     base_folder: makes or finds the base model's folder, given the work's own folder.
+    """
+    result, earlier = done_once(config, context, work, corpus, base, base_folder, _train)
+    return report(config, context, result, earlier=earlier)
+
+
+def done_once(
+    config: TuningConfig,
+    context: StageContext,
+    work: Work,
+    corpus: Corpus,
+    base: BaseReference,
+    base_folder: Callable[[Path], Path],
+    do: Callable[[TrainingTask, LaunchConfig, Log], TrainResult],
+) -> tuple[TrainResult, bool]:
+    """Do the work unless it is done already, and put the model where it belongs.
+
+    Returns the result, and whether it is that of an earlier time.
     """
     checkpoints.forget_deleted()
     with checkpoints.exclusive(checkpoints.checkpoint_root(work.key)) as root:
@@ -107,12 +144,12 @@ def train_and_deliver(
                 run_id=context.run.run_id,
                 parent=dataclasses.asdict(parent_of(config.model)),
             )
-            result = _train(task, config.launch, context.log)
+            result = do(task, config.launch, context.log)
             checkpoints.mark_finished(root, dataclasses.asdict(result))
         else:
             result = TrainResult(**done["result"])
         checkpoints.deliver(root, context.outputs["model"], context.outputs["epochs"])
-    return report(config, context, result, earlier=done is not None)
+    return result, done is not None
 
 
 def check_nodes(config: LaunchConfig) -> None:
@@ -137,7 +174,7 @@ def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
-def refuse_changed(config: SftConfig | PretrainConfig, work: Work, root: Path) -> None:
+def refuse_changed(config: TuningConfig, work: Work, root: Path) -> None:
     """Say so where a cut-off training differs from this one; with resume=always, stop.
 
     Raises ConfigError that names what differs.
@@ -170,24 +207,15 @@ def report(
     earlier: bool = False,
 ) -> StageResult:
     """Report, metrics and summary of a finished training."""
-    losses = [row["loss"] for row in result.history if "loss" in row]
-    loss = f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "not logged in so few steps"
-    steps = f"{result.steps:,}"
-    if result.resumed_from:
-        steps += f" (continued from {result.resumed_from:,})"
-    if result.stopped_early:
-        steps += " (stopped early)"
+    losses, loss = losses_told(result)
     summary = {
         "objective": config.objective.name,
-        "optimizer steps": steps,
+        "optimizer steps": steps_told(result),
         "training loss": loss,
         **dict(result.throughput),
     }
     if earlier:
-        summary["resume"] = (
-            "nothing was left to do: this very training has finished before, and its model is "
-            "delivered again (train.resume=never trains it anew)"
-        )
+        summary["resume"] = ANOTHER_TIME
     stride = max(1, max(len(result.nll_first), len(result.nll_last)) // REPORT_TOKENS)
     write_train_report(
         context.outputs["report"],
@@ -219,6 +247,21 @@ def report(
         | ({"final_train_loss": losses[-1]} if losses else {}),
         summary=summary,
     )
+
+
+def losses_told(result: TrainResult) -> tuple[list[float], str]:
+    """(the logged training losses, the first and the last of them in words)."""
+    losses = [row["loss"] for row in result.history if "loss" in row]
+    told = f"{losses[0]:.3f} -> {losses[-1]:.3f}" if losses else "not logged in so few steps"
+    return losses, told
+
+
+def steps_told(result: TrainResult) -> str:
+    """How many optimizer steps were made, in words."""
+    steps = f"{result.steps:,}"
+    if result.resumed_from:
+        steps += f" (continued from {result.resumed_from:,})"
+    return steps + (" (stopped early)" if result.stopped_early else "")
 
 
 _OUTPUTS: dict[str, Any] = {"model": "model", "report": "html", "epochs": "artifact"}

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,57 +61,42 @@ def train(
     batches = build_batches(
         rows, job.train, job.data.max_length, ordered=job.ordered, seed=job.seed
     )
-    resume_from = newest_complete(checkpoints) if job.train.resume != "never" else None
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_named_failures(lambda: _advice(model, job, batches)))
+        stack.enter_context(named_failures(lambda: _advice(model, job, batches)))
         flat = stack.enter_context(prepared(model, job, teacher))
         if job.train.batching == "packed":
             for packed in filter(None, (model, teacher)):
                 check_isolation(packed, flat=flat)
         if job.train.torch_compile:
-            stack.enter_context(_compiled(model))
-        reporter = stack.enter_context(contextlib.closing(callbacks.Reporter(log, title)))
-        trainer = TokenTrainer(
-            job=job,
-            eval_rows=eval_rows,
-            model=model,
-            args=training_arguments(job, batches, checkpoints, _processes()),
-            train_dataset=batches,
-            data_collator=BatchCollator(tokenizer.pad_token_id, flat=flat),
-            processing_class=tokenizer,
-            callbacks=[
-                reporter,
-                callbacks.KeepEpochs(job.train.save_epochs, keep_epoch),
-                *callbacks.early_stopping(job.train),
-                *callbacks.tensorboard(job.train, checkpoints.name),
-            ],
+            stack.enter_context(compiled(model))
+        arguments = training_arguments(job, batches, checkpoints, _processes())
+        trainer, ran = run_trainer(
+            lambda callbacks: TokenTrainer(
+                job=job,
+                eval_rows=eval_rows,
+                model=model,
+                args=arguments,
+                train_dataset=batches,
+                data_collator=BatchCollator(tokenizer.pad_token_id, flat=flat),
+                processing_class=tokenizer,
+                callbacks=callbacks,
+            ),
+            job,
+            checkpoints=checkpoints,
+            log=log,
+            title=title,
+            keep_epoch=keep_epoch,
         )
-        trainer.remove_callback(PrinterCallback)
-        stop = callbacks.StopOnSigterm(lambda up: callbacks.any_process(up, trainer.args.device))
-        trainer.add_callback(stack.enter_context(stop))
-        if job.train.checkpoint_to and trainer.is_world_process_zero():
-            # after `stop`, so that a second SIGTERM does not cut the last upload off
-            remote = RemoteCheckpoints.of(job.train, checkpoints.name)
-            uploads = stack.enter_context(Uploads(remote))
-            trainer.add_callback(callbacks.StoreCheckpoints(uploads))
-        if resume_from:
-            trainer.start_from(resume_from)
-        output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
         totals = trainer.totals()
-    if stop.stopped_at:
-        raise Cancelled(
-            f"stopped by SIGTERM after step {stop.stopped_at} of {trainer.state.max_steps}; a "
-            "checkpoint is written. The same command continues from it."
-        )
     save()
     return TrainResult(
-        steps=output.global_step,
+        steps=ran.steps,
         history=[dict(row) for row in trainer.state.log_history],
         nll_first=to_list(trainer.nll_first),
         nll_last=to_list(trainer.nll_last),
         seconds=trainer.seconds,
-        resumed_from=int(resume_from.name.rsplit("-", 1)[-1]) if resume_from else 0,
-        stopped_early=output.global_step < trainer.state.max_steps,
+        resumed_from=ran.resumed_from,
+        stopped_early=ran.steps < trainer.state.max_steps,
         trainable_parameters=parameter_counts(model)[1],
         throughput=list(
             throughput_summary(
@@ -128,8 +114,61 @@ def train(
     )
 
 
+@dataclass(frozen=True)
+class Ran:
+    """steps: optimizer steps at the end. resumed_from: that of the checkpoint it began at, or 0."""
+
+    steps: int
+    resumed_from: int
+
+
+def run_trainer(
+    make: Callable[[list[Any]], Any],
+    job: TrainJob,
+    *,
+    checkpoints: Path,
+    log: Log,
+    title: str,
+    keep_epoch: Callable[[int], None],
+) -> tuple[Any, Ran]:
+    """Make a trainer with our callbacks and run it, from the newest complete checkpoint on.
+
+    make: the trainer with these callbacks; besides what transformers' has, it has
+    `start_from(checkpoint)`. Raises Cancelled after a SIGTERM, when a checkpoint is written.
+    """
+    resume_from = newest_complete(checkpoints) if job.train.resume != "never" else None
+    with contextlib.ExitStack() as stack:
+        reporter = stack.enter_context(contextlib.closing(callbacks.Reporter(log, title)))
+        trainer = make(
+            [
+                reporter,
+                callbacks.KeepEpochs(job.train.save_epochs, keep_epoch),
+                *callbacks.early_stopping(job.train),
+                *callbacks.tensorboard(job.train, checkpoints.name),
+            ]
+        )
+        trainer.remove_callback(PrinterCallback)
+        stop = callbacks.StopOnSigterm(lambda up: callbacks.any_process(up, trainer.args.device))
+        trainer.add_callback(stack.enter_context(stop))
+        if job.train.checkpoint_to and trainer.is_world_process_zero():
+            # after `stop`, so that a second SIGTERM does not cut the last upload off
+            remote = RemoteCheckpoints.of(job.train, checkpoints.name)
+            uploads = stack.enter_context(Uploads(remote))
+            trainer.add_callback(callbacks.StoreCheckpoints(uploads))
+        if resume_from:
+            trainer.start_from(resume_from)
+        output = trainer.train(resume_from_checkpoint=str(resume_from) if resume_from else None)
+    if stop.stopped_at:
+        raise Cancelled(
+            f"stopped by SIGTERM after step {stop.stopped_at} of {trainer.state.max_steps}; a "
+            "checkpoint is written. The same command continues from it."
+        )
+    resumed = int(resume_from.name.rsplit("-", 1)[-1]) if resume_from else 0
+    return trainer, Ran(output.global_step, resumed)
+
+
 @contextlib.contextmanager
-def _compiled(model: Any) -> Iterator[None]:
+def compiled(model: Any) -> Iterator[None]:
     """Each transformer block compiled by itself: one compilation serves them all."""
     blocks = causal_lm(model).get_decoder().layers
     for block in blocks:
@@ -165,7 +204,7 @@ def _advice(model: Any, job: TrainJob, batches: Batches) -> str:
 
 
 @contextlib.contextmanager
-def _named_failures(advice: Callable[[], str]) -> Iterator[None]:
+def named_failures(advice: Callable[[], str]) -> Iterator[None]:
     """Turn what a user can act on into errors with a remedy."""
     try:
         yield

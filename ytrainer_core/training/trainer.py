@@ -14,9 +14,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import Trainer
 
-from ytrainer_core.errors import ConfigError, YTrainerError
+from ytrainer_core.errors import YTrainerError
 from ytrainer_core.files import write_json
 from ytrainer_core.objectives import OBJECTIVES
 from ytrainer_core.objectives.attach import model_nll
@@ -24,6 +23,7 @@ from ytrainer_core.scoring.signals import token_signals
 from ytrainer_core.training.batches import SeededOrder, TokenRow
 from ytrainer_core.training.deepspeed import is_split
 from ytrainer_core.training.job import TrainJob
+from ytrainer_core.training.optimizer import OptimizerTrainer
 
 _KEPT_BATCHES = 32
 """Micro-batches at the start and at the end whose token losses are kept for the report."""
@@ -31,7 +31,7 @@ _KEPT_BATCHES = 32
 COUNTERS_NAME = "ytrainer-counters.json"
 
 
-class TokenTrainer(Trainer):  # type: ignore[misc]
+class TokenTrainer(OptimizerTrainer):
     """Trainer whose loss is the attached objective's and whose order is ours."""
 
     def __init__(self, *, job: TrainJob, eval_rows: Sequence[TokenRow], **kwargs: Any) -> None:
@@ -64,34 +64,6 @@ class TokenTrainer(Trainer):  # type: ignore[misc]
         """Items of one forward pass of all processes; alone, a last short batch does no harm."""
         processes = self.accelerator.num_processes
         return processes * self.args.per_device_train_batch_size if processes > 1 else 1
-
-    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
-        """The configured optimizer; LoRA+ gives the B matrices a larger learning rate."""
-        try:
-            return self._create_optimizer(model)
-        except (ImportError, RuntimeError) as error:
-            raise ConfigError(
-                f"optim.optimizer '{self._job.optim.optimizer}' is not to be had here: "
-                f"{str(error).splitlines()[0]} adamw_torch needs nothing more."
-            ) from error
-
-    def _create_optimizer(self, model: Any) -> torch.optim.Optimizer:
-        ratio = self._job.lora.plus_ratio
-        if ratio == 1 or self.optimizer is not None:
-            plain: torch.optim.Optimizer = super().create_optimizer(model)
-            return plain
-        from peft.optimizers import create_loraplus_optimizer
-
-        kind, options = self.get_optimizer_cls_and_kwargs(self.args, model or self.model)
-        options |= {"weight_decay": self.args.weight_decay}
-        self.optimizer: Any = create_loraplus_optimizer(
-            causal_lm_or_peft(model or self.model), kind, loraplus_lr_ratio=ratio, **options
-        )
-        return self.optimizer  # type: ignore[no-any-return]
-
-    def floating_point_ops(self, inputs: Any) -> int:
-        """None: it would walk all parameters at every micro-batch; flops.py counts afterwards."""
-        return 0
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """Micro-batches of a step; their median loss beforehand where the objective needs it."""
@@ -235,13 +207,6 @@ class TokenTrainer(Trainer):  # type: ignore[misc]
         self.nll_first += [torch.empty(0)] * (_KEPT_BATCHES - len(self.nll_first))
         if self.args.process_index == 0:
             self.target_tokens, self.tokens = counters["target_tokens"], counters["tokens"]
-
-
-def causal_lm_or_peft(model: Any) -> Any:
-    """The model below DDP's or DeepSpeed's wrapping, adapters still on it."""
-    while hasattr(model, "module"):
-        model = model.module
-    return model
 
 
 def to_list(parts: Sequence[Tensor]) -> list[float]:

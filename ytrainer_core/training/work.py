@@ -7,6 +7,7 @@ it needs is a plain record, so that it can be handed over.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import torch
 from ytrainer_core import __version__
 from ytrainer_core.config import (
     STAGE_CONFIGS,
+    KtoConfig,
     LoraConfig,
     PretrainConfig,
     SftConfig,
@@ -106,6 +108,30 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
         model, kind = load_for_training(config, base)
     teacher = load_teacher(config)
 
+    save_to = model_saver(task, model, tokenizer, kind, rows)
+    return train(
+        model,
+        tokenizer,
+        rows,
+        job,
+        checkpoints=root,
+        log=log,
+        eval_rows=held_out,
+        teacher=teacher,
+        keep_epoch=lambda epoch: save_to(root / EPOCHS_NAME / f"epoch-{epoch}"),
+        save=lambda: save_to(root / MODEL_NAME),
+    )
+
+
+def model_saver(
+    task: TrainingTask, model: Any, tokenizer: Any, kind: str, rows: Any
+) -> Callable[[Path], None]:
+    """A function that writes the model as it is then, with its card and probe, into a folder.
+
+    kind: "adapter" or "full". rows: what it is trained on, with input_ids; the first make the
+    probe.
+    """
+
     def save_to(folder: Path) -> None:
         card = ModelCard(
             kind=kind,
@@ -129,18 +155,7 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
             with atomic_folder(folder) as scratch:
                 save_trained(model, tokenizer, scratch, card, probe, weights=weights, logits=logits)
 
-    return train(
-        model,
-        tokenizer,
-        rows,
-        job,
-        checkpoints=root,
-        log=log,
-        eval_rows=held_out,
-        teacher=teacher,
-        keep_epoch=lambda epoch: save_to(root / EPOCHS_NAME / f"epoch-{epoch}"),
-        save=lambda: save_to(root / MODEL_NAME),
-    )
+    return save_to
 
 
 def with_replayed(
@@ -176,9 +191,11 @@ def training_job(config: SftConfig | PretrainConfig, *, ordered: bool) -> TrainJ
     )
 
 
-def load_for_training(config: SftConfig | PretrainConfig, base: Path) -> tuple[Any, str]:
+def load_for_training(
+    config: SftConfig | KtoConfig | PretrainConfig, base: Path
+) -> tuple[Any, str]:
     """(model, "adapter" or "full"): the base, an earlier adapter or a new one on it."""
-    rank = config.lora.rank if isinstance(config, SftConfig) else 0
+    rank = 0 if isinstance(config, PretrainConfig) else config.lora.rank
     if config.model.quantization != "none" and not rank:
         raise ConfigError(
             "model.quantization=4bit freezes the base, and lora.rank=0 trains no adapter. "
@@ -197,7 +214,7 @@ def load_for_training(config: SftConfig | PretrainConfig, base: Path) -> tuple[A
     model = load_model(base, config.model, dtype=dtype)
     if not rank:
         return model, "full"
-    assert isinstance(config, SftConfig)
+    assert not isinstance(config, PretrainConfig)
     if earlier is not None:
         return continue_adapter(model, earlier), "adapter"
     torch.manual_seed(config.seed)  # the adapters' first values

@@ -434,6 +434,6 @@ def test_without_a_count_an_out_of_memory_error_names_the_usual_knobs(
     monkeypatch.setattr(remedies, "remedies", lambda plan: 1 / 0)
     with (
         pytest.raises(YTrainerError, match=r"train\.per_device_batch_size=1"),
-        engine._named_failures(lambda: engine._advice(None, None, None)),  # type: ignore[arg-type]
+        engine.named_failures(lambda: engine._advice(None, None, None)),  # type: ignore[arg-type]
     ):
         raise MemoryError

@@ -1,0 +1,1 @@
+"""Preference tuning: rows, batches, weights, losses, the reference, TRL's trainer around them."""
