@@ -19,24 +19,38 @@ VARIABLES = {
 
 
 @contextmanager
-def s3_bucket(name: str) -> Iterator[Any]:
-    """boto3's Bucket on a server of its own; the variables are set as long as it is open."""
-    import boto3
+def s3_server() -> Iterator[str]:
+    """URL of a server; those of one process share their state."""
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()
     try:
-        with pytest.MonkeyPatch.context() as patch:
-            for variable, value in VARIABLES.items():
-                patch.setenv(variable, value)
-            patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
-            bucket = boto3.resource("s3").create_bucket(Bucket=name)
-            yield bucket
-            for begun in bucket.multipart_uploads.all():  # servers of a process share their state
-                begun.abort()
-            bucket.objects.all().delete()
-            bucket.delete()
+        yield f"http://{host}:{port}"
     finally:
         server.stop()
+
+
+@contextmanager
+def made_bucket(name: str) -> Iterator[Any]:
+    """boto3's Bucket where the variables lead; it goes with all that it holds."""
+    import boto3
+
+    bucket = boto3.resource("s3").create_bucket(Bucket=name)
+    yield bucket
+    for begun in bucket.multipart_uploads.all():
+        begun.abort()
+    bucket.objects.all().delete()
+    bucket.delete()
+
+
+@contextmanager
+def s3_bucket(name: str) -> Iterator[Any]:
+    """A bucket on a server of its own; the variables are set as long as it is open."""
+    with s3_server() as url, pytest.MonkeyPatch.context() as patch:
+        for variable, value in VARIABLES.items():
+            patch.setenv(variable, value)
+        patch.setenv("AWS_ENDPOINT_URL", url)
+        with made_bucket(name) as bucket:
+            yield bucket

@@ -4,33 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
-import boto3
 import moto.s3.models
 import pytest
 from faulty_proxy import FaultyProxy, Plan, no_faults
+from object_storage import VARIABLES, made_bucket, s3_server
 from storage_examples import PART, SECRET
 
 from ytrainer_core import storage
 from ytrainer_core.storage import patience, upload
 
 
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
 @pytest.fixture
-def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Any]:
-    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """Its variables are the test's to change: all are taken back by its own monkeypatch."""
+    for name, value in VARIABLES.items():
+        monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
-    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-    monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
-    monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
-    made = boto3.resource("s3").create_bucket(Bucket="corpora")
-    yield made
-    for begun in made.multipart_uploads.all():
-        begun.abort()
-    made.objects.all().delete()
-    made.delete()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    with made_bucket("corpora") as made:
+        yield made
 
 
 @pytest.fixture
