@@ -17,6 +17,8 @@ def definition_of(name: str) -> Any:
 
 class _Pipelines(Mapping[str, Any]):
     def __getitem__(self, name: str) -> Any:
+        if name not in PIPELINE_CONFIGS:
+            raise KeyError(name)
         return _traced(name)
 
     def __iter__(self) -> Iterator[str]:
