@@ -101,10 +101,24 @@ def _present(client: Any, image: str) -> str:
 
 
 def _print_logs(container: Any) -> None:
-    """Print what a container prints until it ends, whole characters at a time."""
+    """Print what a container prints until it ends, whole characters at a time.
+
+    podman answers with the first byte, and never where a container ended just before it was asked:
+    after a minute of silence docker's client gives up, and we look for ourselves.
+    """
+    from requests.exceptions import ReadTimeout
+
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    for piece in container.logs(stream=True, follow=True):
-        print(decoder.decode(piece), end="")
+    while True:
+        try:
+            for piece in container.logs(stream=True, follow=True):
+                print(decoder.decode(piece), end="")
+            return
+        except ReadTimeout:
+            container.reload()
+            if container.status != "running":
+                print(decoder.decode(container.logs()), end="")
+                return
 
 
 def _refused(image: str, error: Any) -> str:

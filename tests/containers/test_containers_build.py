@@ -175,3 +175,42 @@ def test_every_package_of_the_image_is_pinned(requirements_script: Any) -> None:
     lines = (ROOT / "constraints.txt").read_text().splitlines()
     pinned = {line.partition("==")[0].lower() for line in lines}
     assert {re.match(r"[\w.-]+", each)[0].lower() for each in wanted} <= pinned  # type: ignore[index]
+
+
+# --- a container's output ------------------------------------------------------------------------
+
+
+class Silent:
+    """A container whose service gives no answer about its output, the first `times` times."""
+
+    def __init__(self, times: int, status: str) -> None:
+        self.times, self.status = times, status
+
+    def logs(self, stream: bool = False, follow: bool = False) -> Any:
+        from requests.exceptions import ReadTimeout
+
+        if not stream:
+            return b"all of it"
+        self.times -= 1
+        if self.times >= 0:
+            raise ReadTimeout
+        return iter([b"piece ", b"by piece"])
+
+    def reload(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("times", "status", "told"),
+    [
+        (0, "running", "piece by piece"),
+        (2, "running", "piece by piece"),
+        (1, "exited", "all of it"),
+    ],
+)
+def test_a_service_that_is_silent_about_a_containers_output_is_asked_again(
+    times: int, status: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pipelines.docker_runner import _print_logs
+
+    _print_logs(Silent(times, status))
+    assert capsys.readouterr().out == told
