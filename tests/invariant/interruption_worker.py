@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import traceback
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
+from interrupted import Log, as_process
 from tiny import SHAPE
 
 from ytrainer_core.config import (
@@ -20,7 +17,6 @@ from ytrainer_core.config import (
     OptimConfig,
     TrainConfig,
 )
-from ytrainer_core.errors import Cancelled
 from ytrainer_core.training.engine import train
 from ytrainer_core.training.job import TrainJob
 from ytrainer_core.training.model import add_lora
@@ -34,26 +30,14 @@ SAVE_STEPS = 3
 
 
 def work(folder: Path, kind: str, steps: int) -> None:
-    """Train with dropout, shuffled, at a falling rate; writes its steps, its weights at the end."""
-    torch.set_num_threads(1)
-    code = 1
-    try:
+    """Train with dropout, shuffled, at a falling rate."""
+
+    def go(log: Log) -> Any:
         model, tokenizer = tiny_model(kind)
-
-        def log(metrics: Mapping[str, float], step: int) -> None:
-            (folder / "steps").write_text(str(step))
-
         train(model, tokenizer, tiny_rows(), tiny_job(steps), checkpoints=folder / "work", log=log)
-        weights = {n: p.detach().contiguous() for n, p in model.named_parameters()}
-        save_file(weights, folder / "weights.safetensors")
-        code = 0
-    except Cancelled as error:
-        (folder / "said").write_text(str(error))
-        code = error.exit_code
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        os._exit(code)
+        return model
+
+    as_process(folder, go)
 
 
 def tiny_model(kind: str) -> tuple[Any, Any]:

@@ -1,24 +1,21 @@
 """Killed, asked to stop, started again: the weights are those of a training nobody disturbed.
 
-Every training here is a process of its own, ended by a real signal. They are forked from a
-server that has imported torch and run nothing, since a process that has trained cannot be forked.
+Every training here is a process of its own, ended by a real signal.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import random
 import signal
 import time
 from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
+from interrupted import Training, ended
 from interruption_worker import LENGTHS, PROMPT, work
-from safetensors.torch import load_file
 
 from ytrainer_core.errors import Cancelled
 from ytrainer_core.training.checkpoints import newest_complete
@@ -34,52 +31,10 @@ KILLS = 20
 STEPS = 200
 
 
-class Training:
-    """One training in a folder; `start` makes a process that works on it."""
-
-    def __init__(self, folder: Path, kind: str, steps: int) -> None:
-        self.folder, self._kind, self._steps = folder, kind, steps
-        folder.mkdir()
-        self._processes = multiprocessing.get_context("forkserver")
-        self._processes.set_forkserver_preload(PRELOADED)
-
-    def start(self) -> BaseProcess:
-        """A process that begins, or goes on from the newest checkpoint."""
-        process = self._processes.Process(
-            target=work, args=(self.folder, self._kind, self._steps), daemon=True
-        )
-        process.start()
-        return process
-
-    def wait_for(self, step: int, process: BaseProcess) -> None:
-        """Until the process has logged that step; fails where it ends or stands still."""
-        deadline = time.monotonic() + 60
-        while self.step() < step:
-            assert process.exitcode is None, "the training ended"
-            assert time.monotonic() < deadline, f"no step {step} within a minute"
-            time.sleep(0.002)
-
-    def step(self) -> int:
-        """The step that was logged last."""
-        file = self.folder / "steps"
-        return int((file.read_text() if file.exists() else "") or 0)
-
-    def finish(self) -> dict[str, torch.Tensor]:
-        """Let it run to its end."""
-        assert ended(self.start()) == 0
-        return load_file(self.folder / "weights.safetensors")
-
-
-def ended(process: BaseProcess) -> int | None:
-    """Exit code of a process that ends soon; the negative signal where one killed it."""
-    process.join(120)
-    return process.exitcode
-
-
 @pytest.fixture
 def training(tmp_path: Path) -> Callable[..., Training]:
     """training(name, kind, steps) -> Training."""
-    return lambda name, kind, steps=STEPS: Training(tmp_path / name, kind, steps)
+    return lambda name, kind, steps=STEPS: Training(tmp_path / name, kind, steps, work, PRELOADED)
 
 
 def assert_equal_bits(found: dict[str, torch.Tensor], expected: dict[str, torch.Tensor]) -> None:

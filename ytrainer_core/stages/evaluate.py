@@ -18,7 +18,7 @@ from ytrainer_core.evaluation.verdict import Verdict
 from ytrainer_core.files import sha256_json, write_json
 from ytrainer_core.stages.base import Stage, StageContext, StageResult
 from ytrainer_core.stages.common import corpus_for
-from ytrainer_core.stages.evaluate_exam import evaluation_digest, exam_of
+from ytrainer_core.stages.evaluate_exam import evaluation_digest, exam_of, rows_to_reach
 from ytrainer_core.stages.evaluate_models import Contestant, Contestants, Memory
 from ytrainer_core.stages.evaluate_pages import Judged, write_pages
 from ytrainer_core.training.model import load_tokenizer
@@ -53,7 +53,7 @@ def evaluate(config: EvaluateStageConfig, context: StageContext) -> StageResult:
         challenger=measured["challenger"].scores,
         base=measured["base"].scores,
         champion=measured["champion"].scores if champion else None,
-        rows=len(corpus.validation),
+        rows=len(rows_to_reach(corpus)),
         champion_note=note,
     )
     verdict = judge(contest, config.gate, rules, statistics)

@@ -24,23 +24,22 @@ _READING = ("max_length", "on_too_long", "train_on", "system_prompt")
 
 
 def exam_of(config: EvaluateStageConfig, corpus: Corpus, tokenizer: Any) -> Exam:
-    """Held-out rows of target and general set, tokenized and as prompts.
+    """Rows to reach and general rows, tokenized and as prompts.
 
     Raises DataError where nothing is held out, ConfigError for options of metrics that are wrong.
     """
-    if not len(corpus.validation):
+    held_out = rows_to_reach(corpus)
+    if not len(held_out):
         raise DataError(
             "there is no held-out row to evaluate on. Set data.validation, or "
             "data.validation_fraction above 0."
         )
-    # an answer that was disliked is nothing to reach
-    liked = corpus.validation.filter(lambda row: row["label"] is not False)
     whole = config.data.model_copy(update={"on_too_long": "truncate"})
     most, most_general = config.evaluate.max_generate_rows, config.evaluate.max_general_rows
     return Exam(
-        target=tokenize_dataset(liked, tokenizer, config.data),
+        target=tokenize_dataset(held_out, tokenizer, config.data),
         general=tokenize_dataset(corpus.general, tokenizer, whole),
-        questions=questions(liked, tokenizer, config.data, most),
+        questions=questions(held_out, tokenizer, config.data, most),
         general_questions=questions(corpus.general, tokenizer, config.data, most_general),
         choices=read_choices(config.evaluate.choices) if config.evaluate.choices else [],
         answer_metrics=answer_metrics(config.evaluate),
@@ -49,6 +48,12 @@ def exam_of(config: EvaluateStageConfig, corpus: Corpus, tokenizer: Any) -> Exam
         seed=config.seed,
         system_prompt=config.data.system_prompt,
     )
+
+
+def rows_to_reach(corpus: Corpus) -> Any:
+    """The held-out rows but those whose answer was disliked, which no model should give."""
+    rows = corpus.validation
+    return rows.select([i for i, label in enumerate(rows["label"]) if label is not False])
 
 
 def questions(rows: Any, tokenizer: Any, data: DataConfig, most: int) -> list[Question]:

@@ -49,6 +49,9 @@ SUMMARY_FOLDER_VARIABLE = "YTRAINER_SUMMARY_FOLDER"
 PIPELINE_PID_VARIABLE = "YTRAINER_PIPELINE_PID"
 """Environment variable: process of the local pipeline; its steps do not outlive it."""
 
+_LASTING_VARIABLES = ("MLFLOW_TRACKING_URI", "YTRAINER_HOME")
+"""Where one of these is set, a step's records lie outside of its pod."""
+
 _FULL_DISK_WORDS = ("No space left on device", "PytorchStreamWriter failed writing file")
 
 _MODULES = {
@@ -157,10 +160,6 @@ def resolved(config: C) -> C:
         folder = fetch_registered(getattr(part, field), tracking=config.tracking)
         config = config.model_copy(update={section: part.model_copy(update={field: str(folder)})})
     return config
-
-
-_LASTING_VARIABLES = ("MLFLOW_TRACKING_URI", "YTRAINER_HOME")
-"""Where one of these is set, a step's records lie outside of its pod."""
 
 
 def run_component(

@@ -1,4 +1,4 @@
-"""Checkpoints in object storage: a machine that is lost loses no more than one interval.
+"""Checkpoints in object storage: a machine that is lost loses what came after the last upload.
 
 s3://PREFIX/<key of the work>/checkpoint-N holds the files of the checkpoint of step N. Its
 manifest, the same that seals it on the disk, is stored last and deleted first: only with
