@@ -122,6 +122,33 @@ def test_base_and_challenger_are_told_with_intervals_and_their_difference(
     assert result.summary["champion"] == "none"
 
 
+def test_an_answer_that_was_disliked_is_no_target(
+    evaluate: Evaluate, train: Train, tmp_path: Path
+) -> None:
+    rows = [
+        {"prompt": row["instruction"], "completion": f"{row['output']} {liked}", "label": liked}
+        for row in ROWS
+        for liked in (True, False)
+    ]
+    (tmp_path / "labelled.json").write_text(json.dumps(rows))
+    (tmp_path / "trained.json").write_text(
+        json.dumps([{"prompt": "Two?", "completion": "two", "label": True}])
+    )
+    result, tree = evaluate(
+        train(),
+        data={
+            "train": str(tmp_path / "trained.json"),
+            "validation": str(tmp_path / "labelled.json"),
+            "purpose": "kto",
+            "max_length": 64,
+        },
+    )
+    metrics = tree["models"]["challenger"]["metrics"]
+    assert tree["rows"] == len(ROWS)
+    assert metrics["target_loss"]["rows"] == metrics["exact_match"]["rows"] == len(ROWS)
+    assert result.values == {"passed": True}
+
+
 def test_everything_that_is_asked_is_measured(
     evaluate: Evaluate, train: Train, tmp_path: Path
 ) -> None:
