@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -11,6 +12,11 @@ import pytest
 from tiny import SHAPE
 
 HOME = "YTRAINER_HOME"
+
+
+for chatty in ("werkzeug", "botocore"):
+    # A line for every request would push the reason of a failure off the end of CI's output.
+    logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

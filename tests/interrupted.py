@@ -21,6 +21,19 @@ _STEP_SECONDS = 60
 _END_SECONDS = 120
 
 
+def tell_step(folder: Path, step: int) -> None:
+    """Write the step whole: who reads it, or kills the process meanwhile, finds it or the last."""
+    new = folder / "steps.new"
+    new.write_text(str(step))
+    new.replace(folder / "steps")
+
+
+def step_of(folder: Path) -> int:
+    """The step that was told last; 0 where none was."""
+    file = folder / "steps"
+    return int(file.read_text()) if file.exists() else 0
+
+
 def as_process(folder: Path, train: Callable[[Log], Any]) -> None:
     """The whole life of such a process: writes its steps, its model's weights at the end.
 
@@ -32,7 +45,7 @@ def as_process(folder: Path, train: Callable[[Log], Any]) -> None:
     from ytrainer_core.errors import Cancelled
 
     def log(metrics: Mapping[str, float], step: int) -> None:
-        (folder / "steps").write_text(str(step))
+        tell_step(folder, step)
 
     torch.set_num_threads(1)
     code = 1
@@ -87,8 +100,7 @@ class Training:
 
     def step(self) -> int:
         """The step that was logged last."""
-        file = self.folder / "steps"
-        return int((file.read_text() if file.exists() else "") or 0)
+        return step_of(self.folder)
 
     def finish(self) -> Any:
         """Let it run to its end; its weights by name."""

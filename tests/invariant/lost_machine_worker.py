@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from interrupted import tell_step
 from interruption_worker import tiny_job, tiny_model, tiny_rows
 from safetensors.torch import save_file
 
@@ -34,7 +35,7 @@ def main(folder: Path, kind: str, steps: int, address: str, pause: float) -> int
     trained, tokenizer = tiny_model(kind)
 
     def log(metrics: Mapping[str, float], step: int) -> None:
-        (folder / "steps").write_text(str(step))
+        tell_step(folder, step)
         time.sleep(pause)
 
     try:

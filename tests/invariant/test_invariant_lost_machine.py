@@ -14,6 +14,7 @@ from pathlib import Path
 import lost_machine_worker as worker
 import pytest
 import torch
+from interrupted import step_of
 from interruption_worker import SAVE_STEPS
 from object_storage import s3_bucket
 from safetensors.torch import load_file
@@ -64,11 +65,6 @@ def wait_until(happened: Callable[[], bool], process: subprocess.Popen[bytes]) -
         assert process.poll() is None, "the training ended"
         assert time.monotonic() < deadline, f"nothing within {SECONDS} s"
         time.sleep(0.02)
-
-
-def step_of(machine: Path) -> int:
-    file = machine / "steps"
-    return int((file.read_text() if file.exists() else "") or 0)
 
 
 @pytest.mark.slow
