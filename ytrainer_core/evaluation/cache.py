@@ -22,7 +22,7 @@ from ytrainer_core.evaluation.intervals import Estimate, RowValues
 from ytrainer_core.evaluation.measure import Measurement
 from ytrainer_core.files import atomic_folder, forget_old, home, sha256_file, write_json
 
-_FORMAT = 1
+_FORMAT = 2
 """Raise it when a stored measurement is to be read otherwise than before."""
 
 _TREE = "measurement.json"
@@ -82,6 +82,7 @@ def _arrays(measured: Measurement) -> dict[str, npt.NDArray[Any]]:
     arrays: dict[str, npt.NDArray[Any]] = {
         "nll": np.concatenate([np.zeros(0, np.float32), *nll]),
         "nll_ends": np.cumsum([len(row) for row in nll], dtype=np.int64),
+        "answer_logps": measured.answer_logps,
     }
     for name, values in measured.scores.items():
         if isinstance(values, RowValues):
@@ -110,4 +111,5 @@ def _measurement(tree: Mapping[str, Any], arrays: Arrays) -> Measurement:
             )
             for name in tree["summaries"]
         },
+        answer_logps=arrays["answer_logps"],
     )

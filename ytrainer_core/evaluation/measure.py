@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from ytrainer_core.config import EvaluateConfig
@@ -16,6 +17,7 @@ from ytrainer_core.evaluation.drift import Summaries, distribution_summary, drif
 from ytrainer_core.evaluation.generate import generate
 from ytrainer_core.evaluation.intervals import Estimate, RowValues, row_means
 from ytrainer_core.evaluation.metrics import GENERAL, Measured
+from ytrainer_core.evaluation.preferences import Preferences, answer_logps, preference_scores
 from ytrainer_core.evaluation.tasks import token_f1
 from ytrainer_core.progress import Progress
 from ytrainer_core.scoring.forward import Row
@@ -56,6 +58,7 @@ class Exam:
     config: EvaluateConfig
     seed: int = 0
     system_prompt: str = ""
+    preferences: Preferences | None = None
 
     def for_other_tokens(self, tokenizer: Any) -> Exam:
         """The same for a model with another vocabulary: without what is counted per token."""
@@ -68,6 +71,7 @@ class Exam:
             self,
             target=(),
             general=(),
+            preferences=None,
             questions=reworded(self.questions),
             general_questions=reworded(self.general_questions),
         )
@@ -89,6 +93,7 @@ class Measurement:
 
     scores: by metric. nll: each target row's losses in nats, [targets of the row]. answers,
     general_answers: as generated. summaries: the token distributions of a base model.
+    answer_logps: of the answers that were liked or disliked, [rows], nats.
     """
 
     scores: dict[str, Measured]
@@ -96,6 +101,7 @@ class Measurement:
     answers: list[str] = field(default_factory=list)
     general_answers: list[str] = field(default_factory=list)
     summaries: dict[str, Summaries] = field(default_factory=dict)
+    answer_logps: npt.NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
 
 
 def measure(
@@ -115,6 +121,11 @@ def measure(
         scores |= degeneration(answers)
     if exam.choices:
         scores |= _choices(model, tokenizer, exam)
+    logps = np.zeros(0)
+    if exam.preferences:
+        logps = _answer_logps(model, exam, exam.preferences)
+        before = logps if base is None else base.answer_logps
+        scores |= preference_scores(exam.preferences, logps, before)
     summaries: dict[str, Summaries] = {}
     if base is None:
         summaries = _summaries(model, exam)
@@ -125,7 +136,7 @@ def measure(
             agreement = row_means([token_f1(said, before) for said, before in pairs])
             scores["general_answer_agreement"] = agreement
     counted = {name: values for name, values in scores.items() if _counts(values)}
-    return Measurement(counted, nll, answers, general_answers, summaries)
+    return Measurement(counted, nll, answers, general_answers, summaries, logps)
 
 
 def _counts(values: Measured) -> bool:
@@ -189,6 +200,15 @@ def _choices(model: Any, tokenizer: Any, exam: Exam) -> dict[str, RowValues]:
         batch_tokens=exam.config.batch_tokens,
         max_length=exam.max_length,
         system_prompt=exam.system_prompt,
+    )
+
+
+def _answer_logps(model: Any, exam: Exam, preferences: Preferences) -> npt.NDArray[np.float64]:
+    return answer_logps(
+        model,
+        preferences,
+        max_length=exam.max_length,
+        batch_tokens=exam.config.batch_tokens,
     )
 
 

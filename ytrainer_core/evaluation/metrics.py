@@ -80,6 +80,12 @@ METRICS: dict[str, Metric] = {
     **ANSWERS,
     "choice_accuracy": _answer("Questions whose right choice is the likeliest."),
     "choice_accuracy_normalized": _answer("The same, likelihood counted per byte."),
+    "preference_accuracy": _answer(
+        "Pairs of a liked and a disliked answer of which tuning made the liked one likelier."
+    ),
+    "preference_margin": _described(
+        "nats per answer", "How much more it did so for liked answers than for others.", "higher"
+    ),
     **{GENERAL + name: metric for name, metric in ANSWERS.items()},
     "general_answer_agreement": _described("share", "F1 with the base's own general answers."),
     "target_kl": _described("nats per token", "KL(base‖model) at the target's tokens."),

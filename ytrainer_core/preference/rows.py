@@ -93,6 +93,13 @@ def preference_rows(
     return Rows(rows, cut)
 
 
+def tells_preference(record: Mapping[str, Any]) -> bool:
+    """Whether `preference_rows` can read a record: it has a label, or two answers of one turn."""
+    if record["rejected"]:
+        return _one_turn_each(record["messages"][:-1], record["rejected"])
+    return record["label"] is not None
+
+
 def require_both(rows: Rows, *, pairs: bool) -> list[str]:
     """Refuse rows that cannot teach a preference; return what else should be known about them.
 
@@ -145,7 +152,7 @@ def _answers(record: Mapping[str, Any]) -> Iterator[tuple[str, Messages, bool]]:
         yield record["origin"], messages, bool(record["label"])
         return
     prompt, rejected = messages[:-1], record["rejected"]
-    if len(rejected) > 1 or prompt[-1]["role"] not in _ANSWERED_TO:
+    if not _one_turn_each(prompt, rejected):
         raise DataError(
             f"{record['origin']}: its chosen or rejected answer has several turns, and only one "
             "answer can be compared with one. Put the common turns into the prompt."
@@ -156,6 +163,10 @@ def _answers(record: Mapping[str, Any]) -> Iterator[tuple[str, Messages, bool]]:
         [*prompt, {"role": "assistant", "content": rejected[0]["content"]}],
         False,
     )
+
+
+def _one_turn_each(prompt: Messages, rejected: Sequence[Any]) -> bool:
+    return len(rejected) == 1 and bool(prompt) and prompt[-1]["role"] in _ANSWERED_TO
 
 
 def _row(origin: str, tokens: Tokenized, label: bool, config: DataConfig) -> PreferenceRow | None:

@@ -7,15 +7,20 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ytrainer_core import __version__
 from ytrainer_core.config import DataConfig, EvaluateConfig, EvaluateStageConfig
 from ytrainer_core.data.corpus import BATCH_ROWS, Corpus, SplitDigest, row_schema
+from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import DataError
 from ytrainer_core.evaluation.choices import read_choices
 from ytrainer_core.evaluation.measure import Exam, Question
+from ytrainer_core.evaluation.preferences import Preferences
 from ytrainer_core.evaluation.tasks import answer_metrics
 from ytrainer_core.files import sha256_file, sha256_folder, sha256_json
+from ytrainer_core.preference.rows import preference_rows, tells_preference
 
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.*", "merges.txt", "*.model")
 
@@ -47,6 +52,7 @@ def exam_of(config: EvaluateStageConfig, corpus: Corpus, tokenizer: Any) -> Exam
         config=config.evaluate,
         seed=config.seed,
         system_prompt=config.data.system_prompt,
+        preferences=preferences(corpus.validation, tokenizer, whole),
     )
 
 
@@ -54,6 +60,23 @@ def rows_to_reach(corpus: Corpus) -> Any:
     """The held-out rows but those whose answer was disliked, which no model should give."""
     rows = corpus.validation
     return rows.select([i for i, label in enumerate(rows["label"]) if label is not False])
+
+
+def preferences(rows: Any, tokenizer: Any, data: DataConfig) -> Preferences | None:
+    """The answers that were liked or disliked; None where not both kinds are there."""
+    telling = rows.select([i for i, row in enumerate(rows) if tells_preference(row)])
+    paired = bool(len(telling)) and all(telling["rejected"])
+    found = preference_rows(telling, tokenizer, data, pairs=paired).rows
+    if len({row.label for row in found}) < 2:
+        return None
+    tokenized = [
+        {
+            "input_ids": row.prompt_ids + row.completion_ids,
+            "labels": [IGNORED] * len(row.prompt_ids) + row.completion_ids,
+        }
+        for row in found
+    ]
+    return Preferences(tokenized, np.array([row.label for row in found]), paired)
 
 
 def questions(rows: Any, tokenizer: Any, data: DataConfig, most: int) -> list[Question]:

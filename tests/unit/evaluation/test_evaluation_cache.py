@@ -32,6 +32,7 @@ FULL = Measurement(
             np.array([1], np.int64),
         )
     },
+    answer_logps=np.array([-3.5, -0.25]),
 )
 EMPTY = Measurement({})
 
@@ -47,6 +48,7 @@ def same(one: Measurement, other: Measurement) -> None:
         np.testing.assert_array_equal(found.sums, values.sums)
         np.testing.assert_array_equal(found.counts, values.counts)
     assert [row.tolist() for row in one.nll] == [row.tolist() for row in other.nll]
+    np.testing.assert_array_equal(one.answer_logps, other.answer_logps)
     assert (one.answers, one.general_answers) == (other.answers, other.general_answers)
     assert {*one.summaries} == {*other.summaries}
     for name, summary in one.summaries.items():

@@ -122,7 +122,7 @@ def test_base_and_challenger_are_told_with_intervals_and_their_difference(
     assert result.summary["champion"] == "none"
 
 
-def test_an_answer_that_was_disliked_is_no_target(
+def test_an_answer_that_was_disliked_is_no_target_but_what_the_others_are_compared_with(
     evaluate: Evaluate, train: Train, tmp_path: Path
 ) -> None:
     rows = [
@@ -146,6 +146,11 @@ def test_an_answer_that_was_disliked_is_no_target(
     metrics = tree["models"]["challenger"]["metrics"]
     assert tree["rows"] == len(ROWS)
     assert metrics["target_loss"]["rows"] == metrics["exact_match"]["rows"] == len(ROWS)
+    assert metrics["preference_margin"]["rows"] == 2 * len(ROWS)
+    assert 0 <= metrics["preference_accuracy"]["value"] <= 1
+    of_base = tree["models"]["base"]["metrics"]
+    assert of_base["preference_accuracy"]["value"] == 0.5
+    assert of_base["preference_margin"]["value"] == 0
     assert result.values == {"passed": True}
 
 

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+import datasets
 import pytest
 
 from ytrainer_core.config import DataConfig
-from ytrainer_core.stages.evaluate_exam import questions
+from ytrainer_core.data.packing import IGNORED
+from ytrainer_core.evaluation.preferences import Preferences
+from ytrainer_core.stages.evaluate_exam import preferences, questions
 
 
 def talk(*turns: str, first: str = "user") -> dict[str, Any]:
@@ -61,3 +64,44 @@ def test_a_prompt_that_leaves_no_room_for_an_answer_is_not_asked_and_that_is_sai
 @pytest.mark.parametrize("most, count", [(0, 0), (1, 1), (9, 3)])
 def test_no_more_than_asked_for(most: int, count: int, tokenizer: Any) -> None:
     assert len(asked([talk("one", "two")] * 3, tokenizer, most)) == count
+
+
+def told(rows: list[dict[str, Any]], tokenizer: Any) -> Preferences | None:
+    empty: dict[str, Any] = {"label": None, "rejected": [], "text": ""}
+    records = [empty | row | {"origin": f"rows:{i}"} for i, row in enumerate(rows)]
+    return preferences(datasets.Dataset.from_list(records), tokenizer, DataConfig())
+
+
+def pair(question: str, chosen: str, *rejected: str) -> dict[str, Any]:
+    turns = [{"role": "assistant", "content": content} for content in rejected]
+    return {**talk(question, chosen), "rejected": turns}
+
+
+def answers(found: Preferences | None, tokenizer: Any) -> list[tuple[str, bool]]:
+    assert found is not None
+    targets = [[i for i in row["labels"] if i != IGNORED] for row in found.rows]
+    return list(zip(map(tokenizer.decode, targets), found.liked.tolist(), strict=True))
+
+
+def test_the_preferred_answers_are_the_last_ones_with_their_labels(tokenizer: Any) -> None:
+    rows = [
+        {**talk("one", "two", "three", "four"), "label": True},
+        talk("who", "nobody says"),
+        {**talk("one", "five"), "label": False},
+    ]
+    found = told(rows, tokenizer)
+    assert answers(found, tokenizer) == [("four<|im_end|>", True), ("five<|im_end|>", False)]
+    assert found is not None and not found.paired
+
+
+def test_of_pairs_both_answers_are_asked_for_but_not_of_answers_with_several_turns(
+    tokenizer: Any,
+) -> None:
+    found = told([pair("one", "two", "three"), pair("one", "two", "no", "three")], tokenizer)
+    assert answers(found, tokenizer) == [("two<|im_end|>", True), ("three<|im_end|>", False)]
+    assert found is not None and found.paired
+
+
+def test_without_both_kinds_of_answers_nothing_is_compared(tokenizer: Any) -> None:
+    assert told([{**talk("one", "two"), "label": True}], tokenizer) is None
+    assert told([talk("one", "two")], tokenizer) is None

@@ -1,0 +1,86 @@
+"""Whether tuning made liked answers likelier than disliked ones, against the base.
+
+An answer's log-ratio is log p(answer) of the model less that of the base, in nats; times beta it
+is the reward that preference tuning implies.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ytrainer_core.evaluation.intervals import Floats, RowValues, row_means
+from ytrainer_core.progress import Progress
+from ytrainer_core.scoring.forward import Row
+from ytrainer_core.scoring.signals import losses_of
+
+Bools = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Preferences:
+    """Held-out answers, both kinds of them.
+
+    rows: tokenized, labels on the answer alone. liked: [rows]. paired: every liked answer stands
+    before the disliked one to the same prompt.
+    """
+
+    rows: Sequence[Row]
+    liked: Bools
+    paired: bool
+
+
+def answer_logps(
+    model: Any, preferences: Preferences, *, max_length: int, batch_tokens: int
+) -> Floats:
+    """Log-probability of every answer, [rows], in nats."""
+    with Progress("preferences", len(preferences.rows)) as progress:
+        losses = losses_of(
+            model,
+            preferences.rows,
+            max_length=max_length,
+            batch_tokens=batch_tokens,
+            progress=progress,
+        )
+    return np.array([-row.sum(dtype=np.float64) for row in losses])
+
+
+def preference_scores(
+    preferences: Preferences, logps: Floats, base: Floats
+) -> dict[str, RowValues]:
+    """preference_accuracy and preference_margin. logps, base: of model and base, [rows], nats.
+
+    Accuracy is the share of (liked, disliked) pairs in which the liked answer has the larger
+    log-ratio, ties half; margin the mean log-ratio of liked answers less that of disliked ones.
+    Pairs are those that were given, or all that can be formed. Of all, each row's value is its
+    jackknife pseudo-value: their mean is the metric, and their spread its error, although no row
+    has a metric of its own.
+    Source: DeLong, DeLong and Clarke-Pearson 1988 (placements of the area under the ROC curve).
+    """
+    ratios = logps - base
+    liked, disliked = ratios[preferences.liked], ratios[~preferences.liked]
+    if preferences.paired:
+        difference = liked - disliked
+        accuracy = row_means((difference > 0) + (difference == 0) / 2)
+        return {"preference_accuracy": accuracy, "preference_margin": row_means(difference)}
+    placed = _pseudo_values(_share_below(liked, disliked), 1 - _share_below(disliked, liked))
+    moved = _pseudo_values(liked - disliked.mean(), liked.mean() - disliked)
+    return {"preference_accuracy": placed, "preference_margin": moved}
+
+
+def _share_below(values: Floats, others: Floats) -> Floats:
+    """For each value the share of the others that are smaller, equal ones half."""
+    ordered = np.sort(others)
+    below = ordered.searchsorted(values, "left") + ordered.searchsorted(values, "right")
+    return below / (2 * len(others))
+
+
+def _pseudo_values(of_liked: Floats, of_disliked: Floats) -> RowValues:
+    """Row values with the mean that both kinds' own values have, weighted by how few a kind is."""
+    mean, rows = of_liked.mean(), len(of_liked) + len(of_disliked)
+    kinds = [mean + rows / len(kind) * (kind - mean) for kind in (of_liked, of_disliked)]
+    return row_means(np.concatenate(kinds))
