@@ -21,6 +21,7 @@ from pipelines import PIPELINES
 from pipelines.arguments import arguments_of
 from pipelines.configs import PIPELINE_CONFIGS
 from pipelines.steps import steps_end_with_us
+from pipelines.warm_runner import subprocess_runner
 from ytrainer_core.config import dump_json, narrow
 from ytrainer_core.data.corpus import SPLITS
 from ytrainer_core.errors import ERRORS, GateRejected, StageFailed
@@ -109,12 +110,10 @@ def perform(
             contextlib.redirect_stdout(narrator),  # type: ignore[type-var]
             warnings.catch_warnings(),
             steps_end_with_us(limit),
+            subprocess_runner() as runner,
         ):
             warnings.simplefilter("ignore")
-            local.init(
-                runner=local.SubprocessRunner(use_venv=False),
-                pipeline_root=str(folder / "kfp"),
-            )
+            local.init(runner=runner, pipeline_root=str(folder / "kfp"))
             try:
                 pipeline(**arguments)
             except RuntimeError as error:

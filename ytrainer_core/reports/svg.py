@@ -38,7 +38,7 @@ def draw_svg(title: str, draw: Callable[[Any], None], *, integer_y: bool = False
 
     `title` must be unique on a page: it also keeps the ids of its parts apart.
     """
-    with _matplotlib(salt=title) as figure_class:
+    with plain_matplotlib(salt=title) as figure_class:
         from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
         figure = figure_class(figsize=_SIZE_INCHES, layout="constrained")
@@ -69,7 +69,7 @@ def _tick(value: float) -> str:
 
 
 @contextmanager
-def _matplotlib(salt: str) -> Iterator[Any]:
+def plain_matplotlib(salt: str) -> Iterator[Any]:
     """Give matplotlib's Figure class under settings that no user's matplotlibrc changes."""
     # matplotlib would write its font cache to ~/.cache; nothing of ours lies outside home().
     os.environ.setdefault("MPLCONFIGDIR", str(home() / "cache" / "matplotlib"))

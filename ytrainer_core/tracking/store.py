@@ -42,7 +42,7 @@ def connect(config: TrackingConfig) -> Any:
     Raises ImportError where mlflow is not installed, YTrainerError where the
     store cannot be reached.
     """
-    _quiet_mlflow()
+    quiet_mlflow()
     from mlflow.tracking import MlflowClient
 
     logging.getLogger("mlflow").setLevel(os.environ.get("MLFLOW_LOGGING_LEVEL", "WARNING").upper())
@@ -101,7 +101,7 @@ def experiment_id(client: Any, config: TrackingConfig) -> str:
     return str(found.experiment_id)
 
 
-def _quiet_mlflow() -> None:
+def quiet_mlflow() -> None:
     """No chatter, no telemetry, and no minutes of retries; set before mlflow is imported."""
     for name, value in {
         "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
