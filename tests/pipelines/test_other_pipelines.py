@@ -12,6 +12,8 @@ import yaml
 from homes import CLI, client_of, environment
 from parity import given_by, given_in
 
+from ytrainer_core.data.corpus import load_corpus
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 COLOURS = ("red", "green", "blue")
@@ -101,6 +103,20 @@ def test_it_goes_on_reading_text_and_the_gate_judges_what_came_of_it(
     home = folder / "home"
     champion = client_of(home).get_model_version_by_alias("read", "champion")
     assert int(champion.version) == 1
+
+
+def test_text_and_instructions_in_one_run_are_trained_one_after_the_other(
+    folder: Path, base: dict[str, Any]
+) -> None:
+    told, _ = run(folder, "finetune", "data.train=text.txt,rows.json", "data.max_length=128",
+                     "order.mode=file", "registry.name=both", "train.max_steps=4",
+                     f"model.name_or_path={base['version']}", "gate.min_rows=4",
+                     "gate.min_target_loss_drop=-9")  # fmt: skip
+    assert told["version"] == "models:/both/1"
+    corpus = load_corpus(Path(told["stages"]["score"]["outputs"]["dataset"]))
+    order = json.loads(Path(told["stages"]["order"]["outputs"]["order"]).read_text())
+    texts = [bool(corpus.train[i]["text"]) for i in order["rows"]]
+    assert texts == sorted(texts, reverse=True) and 40 < sum(texts) < len(texts)
 
 
 def test_liked_and_disliked_answers_are_learned_and_the_gate_judges_what_came_of_it(

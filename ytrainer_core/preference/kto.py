@@ -28,6 +28,7 @@ from ytrainer_core.files import write_json
 from ytrainer_core.preference import loss as losses
 from ytrainer_core.preference.columns import MISMATCHED, Batched, FixedBatches, PreferenceCollator
 from ytrainer_core.preference.reference import read_reference, reference_folder, write_reference
+from ytrainer_core.preference.sums import Sums
 from ytrainer_core.training.job import TrainJob
 from ytrainer_core.training.optimizer import OptimizerTrainer
 
@@ -65,7 +66,7 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
         self._job, self._preference = job, preference
         self._sizes = train.sizes
         self._held_out = held_out
-        self._sums: dict[str, list[Any]] = defaultdict(lambda: [0.0, 0.0])
+        self._sums = Sums(preference.config.beta)
         self._finite: Tensor | None = None
         self._started = time.monotonic()
         self.target_tokens = self.tokens = 0
@@ -144,7 +145,7 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
         loss = found["loss"].mean() + found.get("auxiliary", 0.0)
         finite = torch.isfinite(loss.detach())
         self._finite = finite if self._finite is None else self._finite & finite
-        self._remember(found)
+        self._sums.add(found)
         return (loss, None) if return_outputs else loss
 
     def row_losses(self, model: Any, inputs: Mapping[str, Any]) -> dict[str, Any]:
@@ -208,13 +209,6 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
 
     # --- what is told ----------------------------------------------------------------------------
 
-    def _remember(self, found: Mapping[str, Any]) -> None:
-        """Add a batch to the sums since the last log, without waiting for the device."""
-        for name, values in _measures(found, self._preference.config.beta).items():
-            total = self._sums[name]
-            total[0] += values.sum()
-            total[1] += values.numel()
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add rewards, log-probabilities and the KL term since the last log.
 
@@ -222,8 +216,8 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
         """
         if "loss" in logs:
             self._check_finite()
-            logs.update(_means(self._sums))
-            self._sums.clear()
+            logs.update(self._sums.means())
+            self._sums = Sums(self._preference.config.beta)
         super(KTOTrainer, self).log(logs, start_time)
 
     def _check_finite(self) -> None:
@@ -242,20 +236,17 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
         higher reward; for dpo of the pairs as they were given.
         """
         assert self._held_out is not None
-        sums: dict[str, list[Any]] = defaultdict(lambda: [0.0, 0.0])
+        sums = Sums(self._preference.config.beta)
         ratios, labels = [], []
         self.model.eval()
         for batch in self._batches(self.eval_dataset, self._held_out.sizes):
             with self.accelerator.autocast():
                 found = self.row_losses(self.model, batch)
-            measures = _measures(found, self._preference.config.beta) | {"loss": found["loss"]}
-            for name, values in measures.items():
-                sums[name][0] += values.sum()
-                sums[name][1] += values.numel()
+            sums.add(found, loss=True)
             ratios.append(found["ratio"].cpu())
             labels.append(found["label"].cpu())
         ratio, label = torch.cat(ratios), torch.cat(labels)
-        metrics = _means(sums) | {"accuracy": self._accuracy(ratio[label], ratio[~label])}
+        metrics = sums.means() | {"accuracy": self._accuracy(ratio[label], ratio[~label])}
         metrics = {f"eval_{name}": value for name, value in metrics.items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(
@@ -296,26 +287,6 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
 
 def _prefixes(batch: Mapping[str, Any]) -> list[str]:
     return [prefix for prefix in ("", MISMATCHED) if f"{prefix}input_ids" in batch]
-
-
-def _measures(found: Mapping[str, Any], beta: float) -> dict[str, Tensor]:
-    """Metric -> its values by row; kl by batch."""
-    label, rewards, logps = found["label"], beta * found["ratio"], found["logps"]
-    return {
-        "rewards/chosen": rewards[label],
-        "rewards/rejected": rewards[~label],
-        "logps/chosen": logps[label],
-        "logps/rejected": logps[~label],
-        "kl": found["kl"],
-    }
-
-
-def _means(sums: Mapping[str, list[Any]]) -> dict[str, float]:
-    """Means of what was seen at all, and the margin between the rewards of both kinds."""
-    means = {name: float(total) / count for name, (total, count) in sums.items() if count}
-    if "rewards/chosen" in means and "rewards/rejected" in means:
-        means["rewards/margins"] = means["rewards/chosen"] - means["rewards/rejected"]
-    return means
 
 
 @contextlib.contextmanager
