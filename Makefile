@@ -29,6 +29,8 @@ bench: $(VENV)/.bench
 	$(BIN)/python -m benchmarks.data
 	$(BIN)/python -m benchmarks.storage_faults
 	$(BIN)/python -m benchmarks.sizing
+	$(BIN)/python -m benchmarks.kto --part loss
+	$(BIN)/python -m benchmarks.kto --part speed
 
 compile: $(VENV)/.dev
 	$(BIN)/ytrainer pipeline compile finetune
