@@ -8,11 +8,10 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 
 from benchmarks import kto
-from benchmarks.kto_case import chosen_rows, order_of, split_rows
+from benchmarks.kto_case import chosen_rows, split_rows
 from benchmarks.kto_loss import LOSSES, learnability, measure_loss, sigmoid
 from benchmarks.kto_methods import ANSWERS_PER_STEP, METHODS, rows_of, token_row
 from benchmarks.kto_speed import Clock
@@ -163,12 +162,6 @@ def test_each_method_gets_the_answers_of_its_shape() -> None:
         chosen_rows(rows, METHODS["KTO"], 14, 0)
 
 
-def test_the_order_of_held_out_answers_by_hand() -> None:
-    """3 of the pairs (2, 1), (2, -1), (0, 1), (0, -1) are in order; means 1 and 0."""
-    found = order_of(np.array([2.0, 1.0, 0.0, -1.0]), np.array([True, False, True, False]))
-    assert found == {"accuracy": 0.75, "margin": 1.0}
-
-
 def test_the_table_holds_mean_least_and_greatest_of_the_seeds() -> None:
     runs = [("KTO", 3e-4), ("DPO, pairs", 1e-4)]
     found = [
@@ -188,9 +181,8 @@ def test_the_table_holds_mean_least_and_greatest_of_the_seeds() -> None:
     assert "| 1.00 (1.00 - 1.00) " in second and "| 3.200 (3.200 - 3.200) " in second
 
 
-def test_a_base_has_no_reward_and_its_table_that_of_its_margins() -> None:
-    none = order_of(np.zeros(3), np.array([True, False, False]))
-    assert none == {"accuracy": 0.5, "margin": 0.0}
+def test_the_table_of_real_rows_has_accuracy_and_margin() -> None:
+    none = {"accuracy": 0.5, "margin": 0.0}
     found = [
         {
             "before": none | {"general": 3.0},
