@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,6 +20,11 @@ HOME = "YTRAINER_HOME"
 for chatty in ("werkzeug", "botocore"):
     # A line for every request would push the reason of a failure off the end of CI's output.
     logging.getLogger(chatty).setLevel(logging.WARNING)
+
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Started in the background: the processes that tests interrupt would not hear of it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -27,6 +27,8 @@ def tell(word: str, exit_code: int) -> str:
 
     print(f"said {word}", flush=True)
     print("also this", file=sys.stderr)
+    if exit_code < 0:
+        raise KeyboardInterrupt
     if exit_code:
         sys.exit(exit_code)
     told = {
@@ -66,8 +68,9 @@ def test_steps_are_children_of_one_process_that_has_torch_and_print_here(
 def test_a_step_that_fails_is_a_failure_and_the_next_one_still_starts(
     run: Callable[..., Any],
 ) -> None:
-    with pytest.raises(RuntimeError, match="FAILURE"):
-        run("one", 3)
+    for exit_code in (3, -1):
+        with pytest.raises(RuntimeError, match="FAILURE"):
+            run("one", exit_code)
     assert run("two")["word"] == "two"
 
 
