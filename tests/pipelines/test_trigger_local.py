@@ -55,10 +55,15 @@ def ended(process: Any, out: Path, below: list[psutil.Process] | None = None) ->
     return Call(process.returncode, told, said, result, [str(each) for each in alive])
 
 
+def sealed(home: Path) -> set[Path]:
+    return set((home / "checkpoints").glob("*/checkpoint-*/ytrainer-checkpoint.json"))
+
+
 def stopped_during_training(config: Path, out: Path, home: Path) -> Call:
-    """SIGTERM to the trigger alone, once its training has saved a checkpoint."""
+    """SIGTERM to the trigger alone, once its training has saved a checkpoint of its own."""
+    before = sealed(home)
     process = started(config, out)
-    while not any((home / "checkpoints").glob("*/checkpoint-*/ytrainer-checkpoint.json")):
+    while sealed(home) <= before:
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
     below = psutil.Process(process.pid).children(recursive=True)
@@ -88,7 +93,7 @@ def story(
         first = ended(started(config, out), out)
         again = ended(started(config, out), out)
         data.write_text(json.dumps(rows))
-        too_slow = ended(started(config, out, "--timeout", "0.15"), out)
+        too_slow = ended(started(config, out, "--timeout", "0.08"), out)
         stopped = stopped_during_training(config, out, home)
         running = [run.info.run_name for run in runs_of(home, "attributes.status = 'RUNNING'")]
         resumed = ended(started(config, out), out)
