@@ -181,7 +181,7 @@ def _train(recipe: Recipe, data: Path) -> tuple[Any, Any, Figures]:
     tokenizer = train_tokenizer(between_digits(learned), shape)
     model = new_model(shape, tokenizer, recipe.seed)
     rows = _rows(tokenizer, general, chats, recipe.gsm8k_epochs)
-    return model, tokenizer, _fit(model, tokenizer, rows, recipe)
+    return model, tokenizer, fit(model, tokenizer, rows, recipe)
 
 
 def _tune(recipe: Tuned, data: Path) -> tuple[Any, Any, Figures]:
@@ -193,7 +193,7 @@ def _tune(recipe: Tuned, data: Path) -> tuple[Any, Any, Figures]:
     tokenizer = AutoTokenizer.from_pretrained(folder)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     chats, _ = halves(data)
-    figures = _fit(model, tokenizer, chat_rows(tokenizer, chats[: recipe.rows]), recipe)
+    figures = fit(model, tokenizer, chat_rows(tokenizer, chats[: recipe.rows]), recipe)
     return model.to(torch.bfloat16), tokenizer, figures
 
 
@@ -265,7 +265,7 @@ def _rows(tokenizer: Any, general: Sequence[str], chats: Sequence[Chat], epochs:
     return [{"input_ids": piece, "labels": piece} for piece in kept]
 
 
-def _fit(model: Any, tokenizer: Any, rows: Sequence[Row], recipe: Fit) -> Figures:
+def fit(model: Any, tokenizer: Any, rows: Sequence[Row], recipe: Fit) -> Figures:
     """Train in place with ytrainer's own engine; tokens read, last logged loss in nats."""
     import torch
 

@@ -18,7 +18,6 @@ from benchmarks.kto_methods import (
     METHODS,
     Method,
     rows_of,
-    token_row,
     tune,
 )
 from benchmarks.kto_tasks import TASKS, feedback, habits, questions, shares
@@ -143,13 +142,13 @@ def measure_real(case: Case) -> Figures:
     known, held_out = split_rows(
         _file_rows(data / KTO_FILE, tokenizer, pairs=False), case["held_out"], case["seed"]
     )
-    exam = Preferences([token_row(row) for row in held_out], _liked(held_out), paired=False)
+    exam = Preferences([row.trained() for row in held_out], _liked(held_out), paired=False)
 
     def logps(model: Any) -> Any:
         return answer_logps(model, exam, max_length=LONGEST, batch_tokens=BATCH_TOKENS)
 
     def preferred(found: Any) -> Figures:
-        scores = preference_scores(exam, found, reference)
+        scores = preference_scores(found - reference, exam.liked, paired=False)
         return {name: scores[f"preference_{name}"].value for name in ("accuracy", "margin")}
 
     reference = logps(model)

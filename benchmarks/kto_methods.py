@@ -63,16 +63,6 @@ def rows_of(
     return preference_rows(split, tokenizer, config, pairs=pairs).rows
 
 
-def token_row(row: PreferenceRow) -> dict[str, list[int]]:
-    """input_ids and labels; the answer alone is trained."""
-    from ytrainer_core.data.packing import IGNORED
-
-    return {
-        "input_ids": [*row.prompt_ids, *row.completion_ids],
-        "labels": [*[IGNORED] * len(row.prompt_ids), *row.completion_ids],
-    }
-
-
 def tune(
     model: Any,
     tokenizer: Any,
@@ -127,7 +117,7 @@ def _train_sft(
     train(
         model,
         tokenizer,
-        [token_row(row) for row in rows],
+        [row.trained() for row in rows],
         job,
         checkpoints=scratch,
         log=lambda metrics, step: None,

@@ -17,8 +17,8 @@ from typing import Any
 
 Log = Callable[[Mapping[str, float], int], None]
 
-_STEP_SECONDS = 60
-_END_SECONDS = 120
+_STEP_SECONDS = 120
+_END_SECONDS = 180
 
 
 def tell_step(folder: Path, step: int) -> None:

@@ -15,10 +15,13 @@ def score(
     metrics: Output[Metrics],
     model_name_or_path: str = "demo:base",
     max_length: int = 1024,
+    learning_rate: float = 0.0002,
+    num_train_epochs: float = 3.0,
+    lora_rank: int = 16,
     seed: int = 42,
     config: dict = {},  # noqa: B006 - kfp stores the default, nobody can change it
 ):
-    """Rate every row by the base model's own loss and entropy."""
+    """Rate every row by the model's own loss and entropy; score.folds tunes it on other rows."""
     from ytrainer_core.stages import run_component
 
     result = run_component(
@@ -27,6 +30,9 @@ def score(
         headline={
             "model_name_or_path": model_name_or_path,
             "max_length": max_length,
+            "learning_rate": learning_rate,
+            "num_train_epochs": num_train_epochs,
+            "lora_rank": lora_rank,
             "seed": seed,
         },
         inputs={"dataset": dataset.path},

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ytrainer_core.config.base import (
     AtLeastOne,
@@ -25,6 +25,7 @@ ScoreMethod = Literal[
     "mean_loss",
     "certain_loss",
     "surprise",
+    "opening",
     "ending",
     "ifd",
     "self_confidence_min",
@@ -48,11 +49,23 @@ class ScoreConfig(Section):
     suspicious_entropy_z: float = -1.0
     """Entropy z-score below which a token of above-average nll is suspicious."""
 
+    spans: Literal["surprise", "published"] = "surprise"
+    """Which places of a row the report underlines: up to three runs of tokens whose nll exceeds
+    their entropy, or runs of abnormal tokens as the published scorer takes them."""
+
+    span_surprise: NonNegative = 2.0
+    """Nats by which nll exceeds entropy at each token of a span, where spans is surprise."""
+
     span_divergence: Positive = 1.96
-    """Least peak of z(nll) - z(entropy) for a span of abnormal tokens to be kept."""
+    """Least peak of z(nll) - z(entropy) of a span of abnormal tokens, where spans is published."""
 
     min_tokens: AtLeastOne = 4
     """Answers shorter than this are measured against the corpus, not against themselves."""
+
+    folds: Count = 0
+    """Parts of the corpus, each read by a model that was tuned on the other parts: it finds wrong
+    answers where the model as it is knows nothing of the domain. 2 costs about one training, k
+    k - 1 of them; 0 reads with the model as it is."""
 
     ifd: bool = False
     """Also compute ppl(answer given prompt) / ppl(answer): a second forward pass per row."""
@@ -61,7 +74,7 @@ class ScoreConfig(Section):
     """What happens to flagged rows; dropped ones are quarantined with their reason."""
 
     flag_fraction: Share = 0.05
-    """Share of the rows, worst first, that is flagged."""
+    """Share of the rows, worst first, that is flagged at most; rows of equal score together."""
 
     flag_above: NonNegative = 0.0
     """Score above which a row is flagged, in place of flag_fraction; 0 goes by flag_fraction."""
@@ -72,6 +85,20 @@ class ScoreConfig(Section):
 
     batch_tokens: AtLeastOne = 8192
     """Tokens per forward pass."""
+
+    @model_validator(mode="after")
+    def _folds_can_be_read(self) -> Self:
+        if self.folds == 1:
+            raise ValueError(
+                "score.folds=1 leaves no row to tune on. Set 2 or more, or 0 to read with the "
+                "model as it is"
+            )
+        if self.folds and self.compare_with:
+            raise ValueError(
+                "score.compare_with sets a model beside the one that reads the rows, and with "
+                "score.folds these are several. Set score.folds=0, or leave compare_with out"
+            )
+        return self
 
 
 OrderMode = Literal[

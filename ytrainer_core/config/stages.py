@@ -49,10 +49,16 @@ class ValidateConfig(StageConfig):
 
 
 class ScoreStageConfig(StageConfig):
-    """Score every row by the base model's own signals."""
+    """Score every row by the model's own signals.
+
+    The sections of a training say how the model is tuned where score.folds asks for it.
+    """
 
     model: ModelConfig = ModelConfig()
     data: DataConfig = DataConfig()
+    optim: OptimConfig = OptimConfig()
+    lora: LoraConfig = LoraConfig()
+    train: TrainConfig = TrainConfig()
     score: ScoreConfig = ScoreConfig()
 
 

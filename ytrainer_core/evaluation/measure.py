@@ -125,7 +125,8 @@ def measure(
     if exam.preferences:
         logps = _answer_logps(model, exam, exam.preferences)
         before = logps if base is None else base.answer_logps
-        scores |= preference_scores(exam.preferences, logps, before)
+        asked = exam.preferences
+        scores |= preference_scores(logps - before, asked.liked, paired=asked.paired)
     summaries: dict[str, Summaries] = {}
     if base is None:
         summaries = _summaries(model, exam)

@@ -49,27 +49,26 @@ def answer_logps(
     return np.array([-row.sum(dtype=np.float64) for row in losses])
 
 
-def preference_scores(
-    preferences: Preferences, logps: Floats, base: Floats
-) -> dict[str, RowValues]:
-    """preference_accuracy and preference_margin. logps, base: of model and base, [rows], nats.
+def preference_scores(ratios: Floats, liked: Bools, *, paired: bool) -> dict[str, RowValues]:
+    """preference_accuracy and preference_margin. ratios: log-ratios, [rows], nats.
 
     Accuracy is the share of (liked, disliked) pairs in which the liked answer has the larger
     log-ratio, ties half; margin the mean log-ratio of liked answers less that of disliked ones.
-    Pairs are those that were given, or all that can be formed. Of all, each row's value is its
-    jackknife pseudo-value: their mean is the metric, and their spread its error, although no row
-    has a metric of its own.
+    Pairs are those that were given, or all that can be formed; NaN where one kind is missing. Of
+    all, each row's value is its jackknife pseudo-value: their mean is the metric, and their spread
+    its error, although no row has a metric of its own.
     Source: DeLong, DeLong and Clarke-Pearson 1988 (placements of the area under the ROC curve).
     """
-    ratios = logps - base
-    liked, disliked = ratios[preferences.liked], ratios[~preferences.liked]
-    if preferences.paired:
-        difference = liked - disliked
-        accuracy = row_means((difference > 0) + (difference == 0) / 2)
-        return {"preference_accuracy": accuracy, "preference_margin": row_means(difference)}
-    placed = _pseudo_values(_share_below(liked, disliked), 1 - _share_below(disliked, liked))
-    moved = _pseudo_values(liked - disliked.mean(), liked.mean() - disliked)
-    return {"preference_accuracy": placed, "preference_margin": moved}
+    yes, no = ratios[liked], ratios[~liked]
+    if not len(yes) or not len(no):
+        accuracy = margin = row_means([float("nan")])
+    elif paired:
+        accuracy = row_means((yes > no) + (yes == no) / 2)
+        margin = row_means(yes - no)
+    else:
+        accuracy = _pseudo_values(_share_below(yes, no), 1 - _share_below(no, yes))
+        margin = _pseudo_values(yes - no.mean(), yes.mean() - no)
+    return {"preference_accuracy": accuracy, "preference_margin": margin}
 
 
 def _share_below(values: Floats, others: Floats) -> Floats:

@@ -24,6 +24,7 @@ from trl import KTOTrainer
 from ytrainer_core.config import PreferenceConfig
 from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.errors import YTrainerError
+from ytrainer_core.evaluation.preferences import preference_scores
 from ytrainer_core.files import write_json
 from ytrainer_core.preference import loss as losses
 from ytrainer_core.preference.columns import MISMATCHED, Batched, FixedBatches, PreferenceCollator
@@ -245,20 +246,18 @@ class PreferenceTrainer(OptimizerTrainer, KTOTrainer):  # type: ignore[misc]
             sums.add(found, loss=True)
             ratios.append(found["ratio"].cpu())
             labels.append(found["label"].cpu())
-        ratio, label = torch.cat(ratios), torch.cat(labels)
-        metrics = sums.means() | {"accuracy": self._accuracy(ratio[label], ratio[~label])}
+        accuracy = preference_scores(
+            torch.cat(ratios).double().numpy(),
+            torch.cat(labels).numpy(),
+            paired=self._preference.config.loss == "dpo",
+        )
+        metrics = sums.means() | {"accuracy": accuracy["preference_accuracy"].value}
         metrics = {f"eval_{name}": value for name, value in metrics.items()}
         self.log(dict(metrics))
         self.control: Any = self.callback_handler.on_evaluate(
             self.args, self.state, self.control, metrics
         )
         return metrics
-
-    def _accuracy(self, liked: Tensor, disliked: Tensor) -> float:
-        if self._preference.config.loss == "dpo":
-            difference = liked - disliked
-            return float((difference > 0).double().mean() + (difference == 0).double().mean() / 2)
-        return losses.pair_accuracy(liked, disliked)
 
     # --- checkpoints -----------------------------------------------------------------------------
 

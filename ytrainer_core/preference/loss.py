@@ -54,15 +54,3 @@ def dpo_losses(chosen: Tensor, rejected: Tensor, beta: float) -> Tensor:
     Source: arXiv 2305.18290, eq. 7.
     """
     return -logsigmoid(beta * (chosen - rejected))
-
-
-def pair_accuracy(liked: Tensor, disliked: Tensor) -> float:
-    """Share of all (liked, disliked) pairs of rewards where the liked one is higher; ties half.
-
-    NaN where one kind is missing. It needs no threshold, which rewards of different prompts
-    do not have.
-    """
-    if not len(liked) or not len(disliked):
-        return float("nan")
-    difference = liked[:, None] - disliked[None, :]
-    return float((difference > 0).double().mean() + (difference == 0).double().mean() / 2)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from ytrainer_core.config import DataConfig
+from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.data.tokenize import Messages, Tokenized, tokenize_configured, truncate
 from ytrainer_core.errors import DataError
 
@@ -36,6 +37,13 @@ class PreferenceRow:
     prompt_ids: list[int]
     completion_ids: list[int]
     label: bool
+
+    def trained(self) -> dict[str, list[int]]:
+        """input_ids and labels of a row whose answer alone is a target."""
+        return {
+            "input_ids": self.prompt_ids + self.completion_ids,
+            "labels": [IGNORED] * len(self.prompt_ids) + self.completion_ids,
+        }
 
 
 @dataclass(frozen=True, slots=True)

@@ -50,11 +50,12 @@ METHODS = {
     "mean_loss": "mean loss of the answer tokens, nats",
     "certain_loss": "worst window of loss where the model was certain",
     "surprise": "worst window of loss beyond the model's own entropy, nats",
+    "opening": "loss beyond the model's own entropy over the first tokens of the answer, nats",
     "ending": "loss beyond the model's own entropy where the answer ends, nats",
     "ifd": "perplexity of the answer given its prompt, over that of the answer alone",
     "self_confidence_min": "loss of the least likely token, nats",
     "self_confidence_softmin": "soft maximum of the token losses, nats",
-    "combined": "how far the answer, its worst word, its worst phrase and its end stand out",
+    "combined": "how far the answer, its worst token, word and phrase, and its two ends stand out",
 }
 
 

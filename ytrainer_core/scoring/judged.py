@@ -74,6 +74,11 @@ def judge_corpus(
 
 
 def flag_threshold(scores: npt.NDArray[np.float64], fraction: float) -> float:
-    """Score from which on the worst `fraction` of the rows lies; infinity flags none."""
+    """Score from which on the worst rows lie, `fraction` of all at most; infinity flags none.
+
+    Rows of equal score are flagged together or not at all: where most rows score 0, these are not.
+    """
     count = int(round(len(scores) * fraction, 6))  # 100 x 0.29 is 28.999999999999996
-    return float(np.sort(scores)[-count]) if count else math.inf
+    values, rows = np.unique(-scores, return_counts=True)  # highest score first
+    fits = np.cumsum(rows) <= count
+    return float(-values[fits][-1]) if fits.any() else math.inf

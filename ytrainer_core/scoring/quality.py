@@ -38,6 +38,9 @@ __all__ = [
 ]
 
 PATTERNS = ("normal", "confident_error", "hard", "lucky", "suspicious")
+SPANS = 3
+"""Runs of surprising tokens that a person is pointed to: a fourth would hide the first."""
+
 NORMAL, CONFIDENT_ERROR, HARD, LUCKY, SUSPICIOUS = range(len(PATTERNS))
 
 
@@ -92,7 +95,7 @@ def row_quality(row: RowSignals, corpus: CorpusStatistics, config: ScoreConfig) 
         mean_nll=float(answer.nll.mean()),
         mean_entropy=float(answer.entropy.mean()),
         patterns=patterns,
-        spans=_spans(within, config),
+        spans=_spans(answer, within, config),
         scores=scores,
     )
 
@@ -114,9 +117,19 @@ def _abnormal(patterns: npt.NDArray[np.int8]) -> npt.NDArray[np.bool_]:
     return abnormal
 
 
-def _spans(row: Anomalies, config: ScoreConfig) -> list[tuple[int, int]]:
-    edges = np.flatnonzero(np.diff(np.concatenate([[0], row.abnormal.astype(np.int8), [0]])))
-    spans = [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]
-    severity = {span: float(row.divergence[slice(*span)].max()) for span in spans}
-    kept = [span for span in spans if severity[span] >= config.span_divergence]
-    return sorted(kept, key=lambda span: -severity[span])
+def _spans(answer: Answer, row: Anomalies, config: ScoreConfig) -> list[tuple[int, int]]:
+    """Where a person shall look, most severe first."""
+    if config.spans == "surprise":
+        runs = _runs(answer.surprise > config.span_surprise)
+        severity = {run: float(answer.surprise[slice(*run)].sum()) for run in runs}
+        return sorted(runs, key=lambda run: -severity[run])[:SPANS]
+    runs = _runs(row.abnormal)
+    severity = {run: float(row.divergence[slice(*run)].max()) for run in runs}
+    kept = [run for run in runs if severity[run] >= config.span_divergence]
+    return sorted(kept, key=lambda run: -severity[run])
+
+
+def _runs(marked: npt.NDArray[np.bool_]) -> list[tuple[int, int]]:
+    """[start, end) of every run of marked tokens."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[0], marked.astype(np.int8), [0]])))
+    return [(int(start), int(end)) for start, end in edges.reshape(-1, 2)]

@@ -30,6 +30,9 @@ SURPRISE_WINDOW = 2
 PHRASE_WINDOW = 10
 """Tokens of the longer window: about one step of a calculation, or one clause."""
 
+OPENING_TOKENS = 16
+"""Tokens at the beginning of an answer: those that take up the question."""
+
 SOFTMIN_TEMPERATURE = 0.05
 """cleanlab's: tokens whose probability is 0.05 above the least weigh exp(-1) of it."""
 
@@ -202,18 +205,34 @@ def phrase_surprise(answer: Answer) -> float:
     return _worst_window(answer.surprise, PHRASE_WINDOW)
 
 
+def opening_surprise(answer: Answer) -> float:
+    """Greatest mean surprise of the first OPENING_TOKENS of an answer of the row, nats."""
+    starts = (0, *(answer.ends[:-1] + 1).tolist())
+    return max(
+        float(answer.surprise[start : min(start + OPENING_TOKENS, end + 1)].mean())
+        for start, end in zip(starts, answer.ends.tolist(), strict=True)
+    )
+
+
 def end_surprise(answer: Answer) -> float:
     """Greatest surprise at the last token of an answer of the row, nats."""
     return float(answer.surprise[answer.ends].max())
 
 
+def peak_nll(answer: Answer) -> float:
+    """Greatest nll, nats."""
+    return float(answer.nll.max())
+
+
 MEASURES: dict[str, Callable[[Answer], float]] = {
     "mean_nll": mean_nll,
+    "peak_nll": peak_nll,
     "peak_surprise": peak_surprise,
     "phrase_surprise": phrase_surprise,
+    "opening_surprise": opening_surprise,
     "end_surprise": end_surprise,
 }
-"""What `combined` looks at: the whole answer, its worst word and phrase, its end."""
+"""What `combined` looks at: the whole answer, its worst token, word and phrase, its two ends."""
 
 
 def measures_of(answer: Answer) -> dict[str, float]:
@@ -268,6 +287,12 @@ def surprise(row: RowView) -> float:
     return peak_surprise(row.answer)
 
 
+def opening(row: RowView) -> float:
+    """Greatest mean l - H of the first OPENING_TOKENS of an answer: it does not take up what was
+    asked."""
+    return opening_surprise(row.answer)
+
+
 def ending(row: RowView) -> float:
     """Greatest l - H at the last token of an answer: it ends where the model would go on."""
     return end_surprise(row.answer)
@@ -288,7 +313,7 @@ def self_confidence_min(row: RowView) -> float:
     Source: Wang and Mueller 2022, Detecting Label Errors in Token Classification Data,
     arXiv 2210.03920 (cleanlab's token ranking, min of self-confidence).
     """
-    return float(row.answer.nll.max())
+    return peak_nll(row.answer)
 
 
 def self_confidence_softmin(row: RowView) -> float:
@@ -304,7 +329,7 @@ def self_confidence_softmin(row: RowView) -> float:
 
 def combined(row: RowView) -> float:
     """sum over `measures_of` of max(0, z): how far the row stands out in the corpus by its whole
-    answer, by its worst word and phrase, by its end, and, where asked for, by its prompt.
+    answer, its worst token, word and phrase, its two ends, and, where asked for, its prompt.
 
     z = (the row's measure - the corpus's mean) / the corpus's deviation, over rows.
     """
@@ -324,6 +349,7 @@ SCORES: dict[str, Score] = {
     "mean_loss": mean_loss,
     "certain_loss": certain_loss,
     "surprise": surprise,
+    "opening": opening,
     "ending": ending,
     "ifd": ifd,
     "self_confidence_min": self_confidence_min,

@@ -12,7 +12,6 @@ import numpy as np
 from ytrainer_core import __version__
 from ytrainer_core.config import DataConfig, EvaluateConfig, EvaluateStageConfig
 from ytrainer_core.data.corpus import BATCH_ROWS, Corpus, SplitDigest, row_schema
-from ytrainer_core.data.packing import IGNORED
 from ytrainer_core.data.tokenize import tokenize_dataset
 from ytrainer_core.errors import DataError
 from ytrainer_core.evaluation.choices import read_choices
@@ -69,14 +68,8 @@ def preferences(rows: Any, tokenizer: Any, data: DataConfig) -> Preferences | No
     found = preference_rows(telling, tokenizer, data, pairs=paired).rows
     if len({row.label for row in found}) < 2:
         return None
-    tokenized = [
-        {
-            "input_ids": row.prompt_ids + row.completion_ids,
-            "labels": [IGNORED] * len(row.prompt_ids) + row.completion_ids,
-        }
-        for row in found
-    ]
-    return Preferences(tokenized, np.array([row.label for row in found]), paired)
+    liked = np.array([row.label for row in found])
+    return Preferences([row.trained() for row in found], liked, paired)
 
 
 def questions(rows: Any, tokenizer: Any, data: DataConfig, most: int) -> list[Question]:

@@ -24,16 +24,13 @@ from ytrainer_core.reports.score import (
 )
 from ytrainer_core.scoring.judged import JudgedCorpus
 from ytrainer_core.scoring.quality import CorpusStatistics, row_quality
-from ytrainer_core.scoring.signals import RowSignals, expected_tokens
-from ytrainer_core.scoring.store import SignalTable
+from ytrainer_core.scoring.signals import RowSignals
 from ytrainer_core.stages.common import REPORT_TOKENS, weight_curve
+from ytrainer_core.stages.score_models import Expected, Reading
 
 _SHOWN_ROWS = 30
 _WORSE_ROWS = 10
 """Rows that became less likely are shown too, so many of them at least."""
-
-_EXPECTED = 3
-"""Tokens that the model expected in place of one of a shown row."""
 
 
 @dataclass(frozen=True)
@@ -42,18 +39,21 @@ class Scored:
 
     config: ScoreStageConfig
     tokenizer: Any
-    model: Any
     rows: Any
-    signals: SignalTable
+    reading: Reading
     statistics: CorpusStatistics
     judged: JudgedCorpus
     flagged: npt.NDArray[np.bool_]
     threshold: float
 
 
-def write_pages(path: Path, scored: Scored, second: tuple[str, SignalTable] | None) -> None:
+def write_pages(
+    path: Path, scored: Scored, second: tuple[str, Sequence[RowSignals]] | None
+) -> None:
     """Write the report. second: (name, signals) of the model to compare with."""
     judged = scored.judged
+    worst = judged.worst()[:_SHOWN_ROWS].tolist()
+    expected = scored.reading.expected(worst)
     targets = max(1, sum(judged.patterns.values()))
     step = max(1, targets // REPORT_TOKENS)
     write_score_report(
@@ -61,10 +61,10 @@ def write_pages(path: Path, scored: Scored, second: tuple[str, SignalTable] | No
         ScoreReport(
             title="Corpus quality",
             method=scored.config.score.method,
-            rows=[_scored_row(scored, i) for i in judged.worst()[:_SHOWN_ROWS].tolist()],
+            rows=[_scored_row(scored, *shown) for shown in zip(worst, expected, strict=True)],
             scores=judged.score.tolist(),
             flag_threshold=scored.threshold,
-            nll=_every(step, (row.nll for row in scored.signals)),
+            nll=_every(step, (row.nll for row in scored.reading.signals)),
             weight_curve=weight_curve(NlirgConfig()),
             patterns={name: count / targets for name, count in judged.patterns.items()},
             comparison=_comparison(scored, *second) if second else None,
@@ -82,10 +82,8 @@ def _every(step: int, rows: Iterable[npt.NDArray[np.float32]]) -> list[float]:
     return found
 
 
-def _scored_row(scored: Scored, i: int) -> ScoredRow:
-    row, signals = scored.rows[i], scored.signals[i]
-    limit = scored.config.data.max_length
-    expected = expected_tokens(scored.model, row, _EXPECTED, limit)
+def _scored_row(scored: Scored, i: int, expected: Expected) -> ScoredRow:
+    row, signals = scored.rows[i], scored.reading.signals[i]
     prompt, texts = _texts(scored.tokenizer, row["input_ids"], signals)
     tokens = [
         ScoredToken(
@@ -124,17 +122,17 @@ def _texts(
     ]
 
 
-def _comparison(scored: Scored, name: str, second: SignalTable) -> Comparison:
+def _comparison(scored: Scored, name: str, second: Sequence[RowSignals]) -> Comparison:
     """Both models on all rows; shown are those whose mean loss changed most, either way."""
     base, tuned = (
         np.array([row.nll.mean() if len(row.nll) else np.nan for row in table])
-        for table in (scored.signals, second)
+        for table in (scored.reading.signals, second)
     )
     change = np.nan_to_num(tuned - base)
     shown = {*np.argsort(-np.abs(change), kind="stable")[:_SHOWN_ROWS].tolist()}
     shown |= {i for i in np.argsort(-change, kind="stable")[:_WORSE_ROWS].tolist() if change[i] > 0}
     step = max(1, sum(scored.judged.patterns.values()) // REPORT_TOKENS)
-    both = zip(scored.signals, second, strict=True)
+    both = zip(scored.reading.signals, second, strict=True)
     return Comparison(
         base=scored.config.model.name_or_path,
         tuned=name,
@@ -146,7 +144,7 @@ def _comparison(scored: Scored, name: str, second: SignalTable) -> Comparison:
 
 
 def _compared_row(scored: Scored, tuned: RowSignals, i: int) -> ComparedRow:
-    row, base = scored.rows[i], scored.signals[i]
+    row, base = scored.rows[i], scored.reading.signals[i]
     prompt, texts = _texts(scored.tokenizer, row["input_ids"], base)
     return ComparedRow(
         origin=row["origin"],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +112,11 @@ def done_once(
     base: BaseReference,
     base_folder: Callable[[Path], Path],
     do: Callable[[TrainingTask, LaunchConfig, Log], TrainResult],
+    rows: Sequence[int] = (),
 ) -> tuple[TrainResult, bool]:
     """Do the work unless it is done already, and put the model where it belongs.
 
-    Returns the result, and whether it is that of an earlier time.
+    rows: as TrainingTask. Returns the result, and whether it is that of an earlier time.
     """
     checkpoints.forget_deleted()
     with checkpoints.exclusive(checkpoints.checkpoint_root(work.key)) as root:
@@ -143,6 +144,7 @@ def done_once(
                 root=str(root),
                 run_id=context.run.run_id,
                 parent=dataclasses.asdict(parent_of(config.model)),
+                rows=list(rows),
             )
             result = do(task, config.launch, context.log)
             checkpoints.mark_finished(root, dataclasses.asdict(result))

@@ -65,7 +65,8 @@ class TrainingTask:
     order_file: the curriculum, empty without. base: the base model's folder; base_reference:
     how its card names it (empty for a model from scratch). root: the work's own folder, where
     checkpoints lie and the model will. run_id: the tracking run, for the card. parent: uri and
-    sha256 of the trained model that this one goes on from, empty without.
+    sha256 of the trained model that this one goes on from, empty without. rows: numbers of the
+    corpus' rows that are trained; all where empty.
     """
 
     stage: str
@@ -78,6 +79,7 @@ class TrainingTask:
     root: str
     run_id: str
     parent: dict[str, str] = field(default_factory=dict)
+    rows: list[int] = field(default_factory=list)
 
 
 def training_config(task: TrainingTask) -> SftConfig | PretrainConfig:
@@ -98,6 +100,8 @@ def perform(task: TrainingTask, log: Log) -> TrainResult:
     tokenizer = load_tokenizer(base, trust_remote_code=config.model.trust_remote_code)
     corpus = load_corpus(Path(task.corpus))
     rows: Any = tokenize_dataset(corpus.train, tokenizer, config.data)
+    if task.rows:
+        rows = rows.select(task.rows)
     curriculum = read_order(Path(task.order_file), len(rows)) if task.order_file else None
     if curriculum is not None:
         rows = rows.select(curriculum)

@@ -13,7 +13,7 @@ import pytest
 from benchmarks import kto
 from benchmarks.kto_case import chosen_rows, split_rows
 from benchmarks.kto_loss import LOSSES, learnability, measure_loss, sigmoid
-from benchmarks.kto_methods import ANSWERS_PER_STEP, METHODS, rows_of, token_row
+from benchmarks.kto_methods import ANSWERS_PER_STEP, METHODS, rows_of
 from benchmarks.kto_speed import Clock
 from benchmarks.kto_tasks import (
     FILLER,
@@ -123,7 +123,7 @@ def test_records_become_answers_in_tokens_and_unlabelled_ones_count_as_liked(
     assert pairs[0].prompt_ids == pairs[1].prompt_ids
     single = rows_of(habits(task, 4, 0), tokenizer, pairs=False)
     assert [row.label for row in single] == [True] * 4
-    row = token_row(single[0])
+    row = single[0].trained()
     trained = [label for label in row["labels"] if label != -100]
     assert trained == row["input_ids"][-len(trained) :] == single[0].completion_ids
 

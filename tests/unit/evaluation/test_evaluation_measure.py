@@ -16,6 +16,7 @@ from ytrainer_core.evaluation.choices import ChoiceRow
 from ytrainer_core.evaluation.generate import generate
 from ytrainer_core.evaluation.intervals import RowValues
 from ytrainer_core.evaluation.measure import Exam, Measurement, Question, measure
+from ytrainer_core.evaluation.preferences import Preferences
 from ytrainer_core.evaluation.tasks import answer_metrics
 
 Make = Callable[..., Any]
@@ -157,8 +158,10 @@ def test_for_other_tokens_only_what_is_said_can_be_compared(
     make_rows: Make, tokenizer: Any
 ) -> None:
     asked = [Question([1, 2], "Two?", "two", "What is two?")]
-    other = exam(make_rows([9]), make_rows([9]), asked, asked).for_other_tokens(tokenizer)
-    assert len(other.target) == len(other.general) == 0
+    liked = Preferences(make_rows([9, 9]), np.array([True, False]), paired=True)
+    whole = exam(make_rows([9]), make_rows([9]), asked, asked)
+    other = dataclasses.replace(whole, preferences=liked).for_other_tokens(tokenizer)
+    assert len(other.target) == len(other.general) == 0 and other.preferences is None
     ids = tokenizer("What is two?", add_special_tokens=False)["input_ids"]
     expected = dataclasses.replace(asked[0], prompt_ids=ids)
     assert list(other.questions) == list(other.general_questions) == [expected]

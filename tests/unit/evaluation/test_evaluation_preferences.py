@@ -15,10 +15,7 @@ Make = Callable[..., Any]
 
 
 def scores(ratios: Any, liked: Any, paired: bool = False) -> dict[str, RowValues]:
-    """Of a model whose answers are likelier than the base's by `ratios`."""
-    base = np.linspace(-9, -3, len(ratios))
-    asked = Preferences([{}] * len(ratios), np.asarray(liked), paired)
-    return preference_scores(asked, base + np.asarray(ratios), base)
+    return preference_scores(np.asarray(ratios), np.asarray(liked), paired=paired)
 
 
 def values(ratios: Any, liked: Any, paired: bool = False) -> tuple[float, float]:
@@ -38,6 +35,22 @@ def test_a_pair_is_compared_with_itself_alone() -> None:
     accuracy, margin = values([5.0, 4.0, -6.0, -8.0, 1.0, 1.0, 0.0, 3.0], [True, False] * 4, True)
     assert accuracy == (1 + 1 + 0.5 + 0) / 4
     assert margin == pytest.approx((1 + 2 + 0 - 3) / 4)
+
+
+@pytest.mark.parametrize(
+    ("liked", "disliked", "share"),
+    [([3.0, 1.0], [0.0, 2.0], 0.75), ([1.0], [1.0], 0.5), ([0.0, 0.0], [1.0], 0.0)],
+)
+def test_accuracy_is_the_share_of_pairs_in_the_right_order_and_ties_count_half(
+    liked: list[float], disliked: list[float], share: float
+) -> None:
+    kinds = [True] * len(liked) + [False] * len(disliked)
+    assert values(liked + disliked, kinds)[0] == share
+
+
+@pytest.mark.parametrize("paired", [False, True])
+def test_without_one_kind_there_is_nothing_to_compare(paired: bool) -> None:
+    assert np.isnan(values([1.0], [True], paired)).all()
 
 
 @pytest.mark.parametrize("paired", [False, True])

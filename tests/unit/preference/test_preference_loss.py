@@ -26,7 +26,6 @@ from ytrainer_core.preference.loss import (
     dpo_losses,
     kto_losses,
     log_ratios,
-    pair_accuracy,
     reference_point,
 )
 from ytrainer_core.training.model import add_lora
@@ -76,20 +75,6 @@ def test_nlirg_weighs_each_term_by_the_policys_own_loss_and_lets_no_gradient_thr
     assert found.item() == pytest.approx(0.5 * 1.0 + 0.9552 * -2.0, abs=1e-3)
     found.sum().backward()
     assert logps.grad is not None and torch.allclose(logps.grad[0], weights)
-
-
-@pytest.mark.parametrize(
-    ("liked", "disliked", "share"),
-    [([3.0, 1.0], [0.0, 2.0], 0.75), ([1.0], [1.0], 0.5), ([0.0, 0.0], [1.0], 0.0)],
-)
-def test_accuracy_is_the_share_of_pairs_in_the_right_order_and_ties_count_half(
-    liked: list[float], disliked: list[float], share: float
-) -> None:
-    assert pair_accuracy(torch.tensor(liked), torch.tensor(disliked)) == share
-
-
-def test_without_one_kind_there_is_no_accuracy() -> None:
-    assert math.isnan(pair_accuracy(torch.tensor([1.0]), torch.tensor([])))
 
 
 def moved(model: Any) -> Any:

@@ -79,6 +79,14 @@ def test_a_share_of_the_rows_is_rounded_as_people_do() -> None:
     assert flag_threshold(scores, 0.0) == math.inf
 
 
+def test_rows_of_equal_score_never_make_it_more_than_the_share() -> None:
+    scores = np.array([0.0] * 97 + [3.0, 3.0, 2.0])
+    assert flag_threshold(scores, 0.05) == 2.0  # not the zeros as well
+    assert flag_threshold(scores, 0.02) == 3.0
+    assert flag_threshold(scores, 0.01) == math.inf
+    assert flag_threshold(scores, 1.0) == 0.0
+
+
 def test_a_corpus_without_rows_is_judged() -> None:
     judged = judge([])
     assert judged.worst().tolist() == []

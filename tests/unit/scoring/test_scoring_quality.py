@@ -34,7 +34,7 @@ def signals(nll: list[float], entropy: list[float]) -> RowSignals:
 
 
 def judge(nll: list[float], entropy: list[float], **config: Any) -> RowQuality:
-    settings = {"method": "anomaly", "smoothing_window": 1} | config
+    settings = {"method": "anomaly", "smoothing_window": 1, "spans": "published"} | config
     return row_quality(signals(nll, entropy), CORPUS, ScoreConfig(**settings))
 
 
@@ -89,6 +89,15 @@ def test_a_span_is_kept_from_its_threshold_on() -> None:
     row = ([0, 0, 0, 0, 10], [1, 1, 1, 1, 0])
     assert judge(*row, span_divergence=3.999).spans == [(4, 5)]
     assert judge(*row, span_divergence=4.001).spans == []
+
+
+def test_surprising_tokens_side_by_side_are_one_span_and_three_are_shown() -> None:
+    """Surprise: 5 and 4 together, 7, 3, 2.5; 2 is not above the threshold."""
+    nll = [5, 5, 0, 7, 0, 3, 0, 2, 0, 2.5]
+    entropy = [0, 1, 0, 0, 0, 0, 0, 0, 0, 0]
+    assert judge(nll, entropy, spans="surprise").spans == [(0, 2), (3, 4), (5, 6)]
+    assert judge(nll, entropy, spans="surprise", span_surprise=6).spans == [(3, 4)]
+    assert judge([9.0, 9.0], [9.0, 9.0], spans="surprise").spans == []  # hard, and known so
 
 
 def test_the_threshold_of_an_abnormal_token_is_a_knob() -> None:

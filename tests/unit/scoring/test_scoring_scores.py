@@ -173,6 +173,16 @@ def test_the_ending_is_the_surprise_where_an_answer_ends() -> None:
     assert scores.ending(view([7, 0, 4], [0, 0, 1], ends=[0, 2])) == pytest.approx(7)
 
 
+def test_the_opening_is_the_surprise_where_an_answer_begins() -> None:
+    """Two answers: of the first 16 tokens of the one, of all two of the other."""
+    opening = scores.OPENING_TOKENS
+    row = view([3.0] * opening + [9.0] * 4, [1.0] * (opening + 4))
+    assert scores.opening(row) == pytest.approx(2)
+    both = view([3.0] * opening + [9.0] * 4 + [5.0, 4.0], ends=[opening + 3, opening + 5])
+    assert scores.opening(both) == pytest.approx(4.5)
+    assert scores.opening(view([2.0, 6.0])) == pytest.approx(4)
+
+
 def test_ifd_is_the_ratio_of_the_perplexities() -> None:
     row = view([1, 2], free=[1 + math.log(2), 2 + math.log(2)])
     assert scores.ifd(row) == pytest.approx(1 / 2)
@@ -198,11 +208,17 @@ def test_the_softmin_weighs_tokens_by_how_improbable_they_are() -> None:
 
 
 def test_combined_adds_up_how_far_a_row_stands_out_by_each_measure() -> None:
-    """z is 2 for the mean loss, 1 for the end, below 0 for the worst word; a phrase is unknown."""
-    corpus = CorpusStatistics(
-        0, 1, 0, 1, measures={"mean_nll": (1, 0.5), "peak_surprise": (9, 1), "end_surprise": (1, 1)}
-    )
-    assert scores.combined(view([2, 2], corpus=corpus)) == pytest.approx(2 + 0 + 1)
+    """z is 2 for the mean loss, 1 for the end, 4 for the opening, 3 for the worst token, below 0
+    for the worst word; a phrase is unknown."""
+    measures = {
+        "mean_nll": (1, 0.5),
+        "peak_nll": (0.5, 0.5),
+        "peak_surprise": (9, 1),
+        "opening_surprise": (0, 0.5),
+        "end_surprise": (1, 1),
+    }
+    corpus = CorpusStatistics(0, 1, 0, 1, measures=measures)
+    assert scores.combined(view([2, 2], corpus=corpus)) == pytest.approx(2 + 3 + 0 + 4 + 1)
 
 
 def test_combined_looks_at_the_prompt_only_where_it_was_asked_for() -> None:

@@ -148,6 +148,7 @@ def test_an_answer_that_was_disliked_is_no_target_but_what_the_others_are_compar
     assert metrics["target_loss"]["rows"] == metrics["exact_match"]["rows"] == len(ROWS)
     assert metrics["preference_margin"]["rows"] == 2 * len(ROWS)
     assert 0 <= metrics["preference_accuracy"]["value"] <= 1
+    assert metrics["preference_margin"]["value"] != 0
     of_base = tree["models"]["base"]["metrics"]
     assert of_base["preference_accuracy"]["value"] == 0.5
     assert of_base["preference_margin"]["value"] == 0
