@@ -77,7 +77,7 @@ def interrupted(
         assert process.poll() is None
         time.sleep(0.02)
     process.send_signal(number)
-    return process.wait(timeout=20)
+    return process.wait(timeout=60)
 
 
 # --- commands ------------------------------------------------------------------------------------

@@ -50,7 +50,7 @@ def started(config: Path, out: Path, *more: str) -> Any:
 
 def ended(process: Any, out: Path, below: list[psutil.Process] | None = None) -> Call:
     told, said = process.communicate(timeout=1500)
-    _, alive = psutil.wait_procs(below or [], timeout=5)
+    _, alive = psutil.wait_procs(below or [], timeout=30)
     result = json.loads((out / "result.json").read_text())
     return Call(process.returncode, told, said, result, [str(each) for each in alive])
 
