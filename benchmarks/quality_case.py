@@ -98,7 +98,7 @@ def _out_of_fold(
     """Signals of each row by the base after it was tuned on the other fold, errors and all."""
     from transformers import AutoModelForCausalLM
 
-    from ytrainer_core.stages.score_models import FoldedSignals, dealt
+    from ytrainer_core.scoring.folds import FoldedSignals, dealt
 
     fold_of = dealt(len(tokens), FOLDS, seed)
     tables = []

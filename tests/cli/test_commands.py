@@ -264,6 +264,15 @@ def test_show_works_for_every_stage(stage: str, chain: Chain, cli: Cli) -> None:
     assert outcome.out.startswith("{")
 
 
+def test_show_score_estimates_the_trainings_of_its_folds(chain: Chain, cli: Cli) -> None:
+    told = cli("show", "score", chain.config, "score.folds=3", "--no-probe")
+    whole = cli("show", "sft", chain.config, "objective.name=cross_entropy", "--no-probe")
+    assert "3 trainings on 2/3 of the rows" in told.out and "2 × the time" in told.out
+    steps = [re.findall(r"optimizer steps\W+(\d+)", outcome.out) for outcome in (told, whole)]
+    assert steps[0] == steps[1] != []
+    assert "optimizer steps" not in cli("show", "score", chain.config).out
+
+
 def test_preview_shows_rows_with_their_trained_tokens(chain: Chain, cli: Cli) -> None:
     outcome = cli("preview", chain.config, "-n", 2, "data.validation_fraction=0")
     assert outcome.code == 0

@@ -16,6 +16,7 @@ from ytrainer_core.cli.console import err, out, print_summary, relative
 from ytrainer_core.config import (
     STAGE_CONFIGS,
     PretrainConfig,
+    ScoreStageConfig,
     SftConfig,
     StageConfig,
     dump_json,
@@ -108,16 +109,27 @@ def show(
     """The resolved config and what the stage would take: steps, memory, time; trains nothing."""
     config = stage_config(stage, words)
     print(dump_json(config), end="")
-    if isinstance(config, SftConfig | PretrainConfig):
-        from ytrainer_core.stages.common import data_of
-        from ytrainer_core.stages.run import quiet_libraries, resolved
-        from ytrainer_core.training.estimate import estimate
+    folds = config.score.folds if isinstance(config, ScoreStageConfig) else 0
+    if not folds and not isinstance(config, SftConfig | PretrainConfig):
+        return
+    from ytrainer_core.stages.common import data_of
+    from ytrainer_core.stages.run import quiet_libraries, resolved
+    from ytrainer_core.stages.score_models import tuning_of
+    from ytrainer_core.training.estimate import estimate
 
-        quiet_libraries()
-        config = resolved(config)
-        config = config.model_copy(update={"data": data_of(config)})
-        told = estimate(config, with_probe=not no_probe).summary()
-        print_summary(f"{stage}, estimated", told)
+    quiet_libraries()
+    config = resolved(config)
+    told = {}
+    if isinstance(config, ScoreStageConfig):
+        config = tuning_of(config)
+        told["folds"] = (
+            f"{folds} trainings on {folds - 1}/{folds} of the rows, which take {folds - 1} × the "
+            "time of one on all rows, as follows"
+        )
+    assert isinstance(config, SftConfig | PretrainConfig)
+    config = config.model_copy(update={"data": data_of(config)})
+    told |= estimate(config, with_probe=not no_probe).summary()
+    print_summary(f"{stage}, estimated", told)
 
 
 def preview(

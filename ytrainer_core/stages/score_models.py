@@ -10,11 +10,11 @@ it goes on after a kill, and is found again when it was finished before.
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ from ytrainer_core.errors import ConfigError
 from ytrainer_core.files import forget_old, home, sha256_folder, sha256_json
 from ytrainer_core.objectives.attach import causal_lm
 from ytrainer_core.objectives.head import vocab_size
+from ytrainer_core.scoring.folds import FoldedSignals, dealt
 from ytrainer_core.scoring.signals import RowSignals, expected_tokens
 from ytrainer_core.scoring.store import SignalTable, score_rows
 from ytrainer_core.stages.base import StageContext
@@ -91,42 +92,6 @@ def _signals(
         free=config.score.ifd or config.score.method == "ifd",
         title=title,
     )
-
-
-class FoldedSignals(Sequence[RowSignals]):
-    """Signals of all rows in their order, from the tables of the folds they were dealt into.
-
-    fold_of: [rows]; tables: one a fold, its rows in the order of the corpus.
-    """
-
-    def __init__(self, fold_of: npt.NDArray[np.int64], tables: Sequence[SignalTable]) -> None:
-        self._fold_of, self._tables = fold_of, tables
-        self._place = np.empty_like(fold_of)
-        for fold, table in enumerate(tables):
-            self._place[fold_of == fold] = np.arange(len(table))
-
-    def __len__(self) -> int:
-        return len(self._fold_of)
-
-    @overload
-    def __getitem__(self, index: int) -> RowSignals: ...
-    @overload
-    def __getitem__(self, index: slice) -> list[RowSignals]: ...
-    def __getitem__(self, index: int | slice) -> RowSignals | list[RowSignals]:
-        if isinstance(index, slice):
-            return [self[i] for i in range(*index.indices(len(self)))]
-        table = self._tables[int(self._fold_of[index])]
-        return table[int(self._place[index])]
-
-    def __iter__(self) -> Iterator[RowSignals]:
-        tables = [iter(table) for table in self._tables]
-        for fold in self._fold_of:
-            yield next(tables[fold])
-
-
-def dealt(rows: int, folds: int, seed: int) -> npt.NDArray[np.int64]:
-    """[rows]: the fold of each, drawn; the folds' sizes differ by one at most."""
-    return np.random.default_rng(seed).permutation(rows) % folds
 
 
 def read_out_of_fold(

@@ -193,15 +193,6 @@ def test_folds_that_cannot_be(score: Score, fields: dict[str, Any], said: str) -
         score(**fields)
 
 
-@pytest.mark.parametrize("rows, folds", [(7, 3), (100, 4), (2, 2)])
-def test_rows_are_dealt_evenly_and_by_the_seed(rows: int, folds: int) -> None:
-    dealt = score_models.dealt(rows, folds, seed=1)
-    sizes = np.bincount(dealt, minlength=folds)
-    assert sizes.sum() == rows and sizes.max() - sizes.min() <= 1
-    assert (dealt == score_models.dealt(rows, folds, seed=1)).all()
-    assert rows < 10 or (dealt != score_models.dealt(rows, folds, seed=2)).any()
-
-
 def test_a_folds_model_is_tuned_on_the_rows_alone(config: Callable[..., ScoreStageConfig]) -> None:
     with_more = config(folds=2).model_copy(
         update={"data": config().data.model_copy(update={"replay_ratio": 0.5})}
