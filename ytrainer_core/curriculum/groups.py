@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import datasets
 
 # The first place an origin names: that of a row which was joined of several is the first one's.
-_FILE = re.compile(r"(.*?):\d+(?: \+ |$)", re.DOTALL)
+_FILE = re.compile(r"(.*?):\d+(?::\d+)?(?: \+ |$)", re.DOTALL)
 
 _KEY_BYTES = 16
 

@@ -23,7 +23,7 @@ _LONGEST_TOKEN = 9
 
 
 def array_rows(name: str, blocks: Iterator[str]) -> Iterator[RawRow]:
-    """The rows of the JSON text that comes in blocks, each with the line it begins on.
+    """The rows of the JSON text that comes in blocks, each with the place it begins at.
 
     Raises DataError where the text is no JSON, or ends too early.
     """
@@ -31,10 +31,12 @@ def array_rows(name: str, blocks: Iterator[str]) -> Iterator[RawRow]:
     array = window.peek() == "["
     if array:
         window.advance(1)
+    line = 0
     while (mark := window.peek()) and not (array and mark == "]"):
+        column = window.column if window.line == line else 0
         line = window.line
         value, raw = window.value()
-        yield RawRow(line, raw, value)
+        yield RawRow(line, raw, value, column=column)
         if array:
             _next_element(window)
     if array:
@@ -82,7 +84,12 @@ class _Window:
         self._blocks = blocks
         self._text = ""
         self._position = 0
-        self._before = 0  # characters of the first line of `_text` that are forgotten
+        self._line_start = 0  # where that line begins; below 0 in text that is forgotten
+
+    @property
+    def column(self) -> int:
+        """Character of the line at which reading stands, from 1."""
+        return self._position - self._line_start + 1
 
     def peek(self) -> str:
         """The next character that is not white space, empty at the end of the file."""
@@ -102,7 +109,12 @@ class _Window:
         """Go on by so many characters."""
         end = self._position + count
         self.line += self._text.count("\n", self._position, end)
+        self._line_start = self._line_start_at(end)
         self._position = end
+
+    def _line_start_at(self, position: int) -> int:
+        line_feed = self._text.rfind("\n", self._position, position)
+        return self._line_start if line_feed < 0 else line_feed + 1
 
     def value(self) -> tuple[object, str]:
         """Read one JSON value: (the value, its text). Raises DataError where there is none."""
@@ -133,9 +145,7 @@ class _Window:
             added.append(block)
         if not any(added):
             return False
-        line_feed = self._text.rfind("\n", 0, self._position)
-        begins_before = self._before if line_feed < 0 else 0
-        self._before = begins_before + self._position - line_feed - 1
+        self._line_start -= self._position
         self._text = "".join((self._text[self._position :], *added))
         self._position = 0
         return True
@@ -148,8 +158,7 @@ class _Window:
 
     def _broken(self, error: json.JSONDecodeError) -> DataError:
         line = self.line + self._text.count("\n", self._position, error.pos)
-        line_feed = self._text.rfind("\n", 0, error.pos)
-        column = error.pos - line_feed + (self._before if line_feed < 0 else 0)
+        column = error.pos - self._line_start_at(error.pos) + 1
         row = "" if line == self.line else f" in the row that begins on line {self.line}"
         why = f"not valid JSON ({error.msg}, column {column}{row})"
         if error.pos >= len(self._text.rstrip(_WHITESPACE)):

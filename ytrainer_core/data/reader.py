@@ -75,7 +75,7 @@ def parse_raw(
 
     The shape is None where none was recognised. Raises nothing for what a row may hold.
     """
-    origin = f"{source_name}:{raw_row.line}"
+    origin = f"{source_name}:{raw_row.place}"
     shape = None if config.format == "auto" else str(config.format)
     try:
         fields = _fields(raw_row)
@@ -105,7 +105,7 @@ def read_rows(paths: Sequence[str], config: DataConfig) -> Iterator[Row | Reject
 def mixed_shapes(source_name: str, found: Mapping[str, RawRow]) -> DataError:
     """The error of a file with rows of several shapes. found: the first row of each shape."""
     rows = "; ".join(
-        f"line {row.line} is {shape}: {shorten(row.raw)}" for shape, row in found.items()
+        f"line {row.place} is {shape}: {shorten(row.raw)}" for shape, row in found.items()
     )
     return DataError(
         f"{source_name}: holds rows of {len(found)} shapes. {rows}. Put each shape into a file "

@@ -32,12 +32,20 @@ class RawRow:
     line: where it begins, from 1: a line of text, a record of a .parquet, a row of a sheet.
     raw: the row as it stood there, as JSON where the container is no text. value: its fields;
     UNPARSED where `raw` is JSON that is still to be read. error: why it cannot be read, if so.
+    column: of the line's characters the one it begins at, from 1, where another row begins on
+    the line before it, else 0.
     """
 
     line: int
     raw: str
     value: object = UNPARSED
     error: str = ""
+    column: int = 0
+
+    @property
+    def place(self) -> str:
+        """Its line, and the column of a row that is not the first on its line: 3, or 3:120."""
+        return f"{self.line}:{self.column}" if self.column else str(self.line)
 
 
 @dataclass(frozen=True, slots=True)

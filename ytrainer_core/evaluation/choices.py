@@ -48,7 +48,7 @@ def read_choices(files: Sequence[str]) -> list[ChoiceRow]:
     for source in find_sources(files):
         before = len(rows) + len(faults)
         for raw in rows_of(source.name, source.path, "utf-8"):
-            origin = f"{source.name}:{raw.line}"
+            origin = f"{source.name}:{raw.place}"
             try:
                 rows.append(_choice_row(_fields(raw), origin))
             except ValueError as error:

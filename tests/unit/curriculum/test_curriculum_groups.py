@@ -48,6 +48,8 @@ def test_without_grouping_every_row_is_alone() -> None:
         ("s3://bucket/a.jsonl:1", "s3://bucket/b.jsonl:1", False),
         ("s3://bucket/a + b.jsonl:1", "s3://bucket/a + b.jsonl:2", True),
         ("at 10:30.txt:1", "at 10:45.txt:1", False),
+        ("a.json:1", "a.json:1:2044", True),  # rows of one line
+        ("a.json:1:90 + b.json:1:7", "a.json:2", True),
         ("no line", "no line", True),
     ],
 )

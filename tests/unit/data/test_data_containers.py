@@ -99,6 +99,11 @@ def test_array_rows_know_the_line_on_which_their_object_begins(tmp_path: Path) -
     assert rows[0].raw == '{"a": 1,\n   "b": 2}'
 
 
+def test_rows_that_begin_on_one_line_are_told_apart_by_their_column(tmp_path: Path) -> None:
+    rows = read(write(tmp_path / "a.json", '[{"a": 1}, {"é": 2},\n{"a": 3},{}]'))
+    assert [row.place for row in rows] == ["1", "1:12", "2", "2:10"]
+
+
 def test_json_objects_without_an_array_are_rows_too(tmp_path: Path) -> None:
     rows = read(write(tmp_path / "a.json", '{"a": 1}\n{"a": 2}\n'))
     assert [(row.line, row.value) for row in rows] == [(1, {"a": 1}), (2, {"a": 2})]
@@ -161,10 +166,13 @@ def test_an_array_in_blocks_of_any_size_gives_its_values_and_their_text(
     rows = list(array_rows("a.json", blocks))
     assert [row.value for row in rows] == values
     assert [json.loads(row.raw) for row in rows] == values
-    begin = 0
+    begin, lines = 0, [0]
     for row in rows:
         begin = text.index(row.raw, begin)
         assert row.line == 1 + text.count("\n", 0, begin)
+        first = row.line > lines[-1]
+        assert row.column == (0 if first else begin - text.rfind("\n", 0, begin))
+        lines.append(row.line)
         begin += len(row.raw)
 
 
