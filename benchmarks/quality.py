@@ -4,7 +4,7 @@ python -m benchmarks.quality                six cases; about an hour on 2 cores
 python -m benchmarks.quality --sizes small  one of them, 3 minutes
 
 The bases (benchmarks/bases.py): two trained from nothing, of 2.7 M and 8.8 M parameters, that
-read the first half of GSM8K's training rows; one of 3.4 M that has read none of it (general), and
+read the first half of GSM8K's training rows; one of 2.7 M that has read none of it (general), and
 the same out of fold (folded): tuned on one half of the very rows that are scored, errors and all,
 to read the other half, as score.folds does it; a published one of 135 M as it is; and the same
 after 1,000 rows of that first half. The second half, which none of ours has read, gets errors into
